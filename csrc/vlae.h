@@ -1,0 +1,128 @@
+// The whole CPU surface on one page. Row-major float32 unless said otherwise; the caller allocates every output and
+// every element of it is written; outputs alias nothing; sizes may be 0; nothing here knows of torch or Python.
+//
+// Letters: N batch, C/K channels in/out (K context channels of a PixelCNN), H/W rows/columns, L mask-B layers,
+// P 1x1 blocks, S stored hidden weights (1 or L), D latent size, M hidden units, T flow steps.
+// The result of every function is the same, bit for bit, for any n_threads and any split of the batch.
+#pragma once
+#include <cstdint>
+
+namespace vlae {
+
+using Index = std::int64_t;
+
+struct Conv3x3 {
+  Index N, C, K, H, W;
+  Index taps;  // causal taps in raster order: 4 (mask A) or 5 (mask B)
+  bool pre_elu;
+  float residual_scale;
+};
+// y[N,K,H,W] = residual + residual_scale * (gain[K] * conv(mask * weight[K,C,3,3], elu?(x[N,C,H,W])) + bias[K]),
+// zero padding. gain and residual may be null.
+using MaskedConv3x3 = void(const Conv3x3&, const float* x, const float* weight, const float* bias, const float* gain,
+                           const float* residual, Index n_threads, float* y);
+// dresidual is dy itself. dgain is untouched if gain is null. Forbidden taps of dweight are 0.
+using MaskedConv3x3Backward = void(const Conv3x3&, const float* dy, const float* x, const float* weight,
+                                   const float* gain, Index n_threads, float* dx, float* dweight, float* dbias,
+                                   float* dgain);
+
+// Sizes and wiring of a PixelCNN: L / block_convs residual blocks; 1x1 block p stands after residual block
+// pointwise_after[p] (any order; several in one gap run in the order of p).
+struct PixelCNN {
+  Index N, H, W, C, K, L, P, S;
+  float residual_scale;
+  Index block_convs;
+  Index visible_stride;  // pixels whose row or column is no multiple of it are fed to the network as 0
+  const Index* pointwise_after;
+};
+struct PixelCNNParams {
+  const float* image_weight;      // [C,1,3,3] mask A
+  const float* context_weight;    // [C,K,3,3] no mask
+  const float* input_bias;        // [C]
+  const float* hidden_weight;     // [S,C,C,3,3] mask B
+  const float* hidden_gain;       // [L,C]
+  const float* hidden_bias;       // [L,C]
+  const float* pointwise_weight;  // [P,2,C,C] block, first/second, out, in
+  const float* pointwise_bias;    // [P,2,C]
+  const float* output_weight;     // [C]
+  const float* output_bias;       // [1]
+};
+struct PixelCNNGrads {  // as PixelCNNParams
+  float *image_weight, *context_weight, *input_bias, *hidden_weight, *hidden_gain, *hidden_bias, *pointwise_weight,
+      *pointwise_bias, *output_weight, *output_bias;
+};
+// x[N,1,H,W], context[N,K,H,W] -> logits[N,1,H,W]
+using PixelCNNLogits = void(const PixelCNN&, const PixelCNNParams&, const float* x, const float* context,
+                            Index n_threads, float* logits);
+// x binary -> log_prob[N] = sum over pixels of x * logit - softplus(logit)
+using PixelCNNLogProb = void(const PixelCNN&, const PixelCNNParams&, const float* x, const float* context,
+                             Index n_threads, float* log_prob);
+// Gradients of sum(dlogits * logits), or of sum(dlog_prob * log_prob): exactly one of dlogits[N,1,H,W] and
+// dlog_prob[N] is not null. Activations are computed anew.
+using PixelCNNBackward = void(const PixelCNN&, const PixelCNNParams&, const float* x, const float* context,
+                              const float* dlogits, const float* dlog_prob, Index n_threads, float* dx, float* dcontext,
+                              const PixelCNNGrads&);
+// x[N,1,H,W]: 1 where uniforms[N,H,W] < sigmoid(logit / temperature), else 0, in raster order; where given[N,H,W] is
+// 0 or 1 (not -1) that value is kept. given may be null.
+using PixelCNNSample = void(const PixelCNN&, const PixelCNNParams&, const float* context, const float* uniforms,
+                            const std::int8_t* given, float temperature, Index n_threads, float* x);
+
+struct MADEFlow {
+  Index N, D, M, T;
+  bool scale;  // false: mean only; true: weight3 and bias3 carry D more rows, the log scales
+};
+struct MADEFlowParams {
+  const float* weight1;         // [T,M,D]
+  const float* bias1;           // [T,M]
+  const float* weight2;         // [T,M,M]
+  const float* bias2;           // [T,M]
+  const float* weight3;         // [T,D or 2D,M]
+  const float* bias3;           // [T,D or 2D]
+  const std::int64_t* degrees;  // [M] non-decreasing in 0..D-1
+};
+struct MADEFlowGrads {  // as MADEFlowParams; forbidden connections get 0
+  float *weight1, *bias1, *weight2, *bias2, *weight3, *bias3;
+};
+// z[N,D], hidden_context[N,T,M] or null -> eps[N,D], log_det[N]
+using MADEFlowForward = void(const MADEFlow&, const MADEFlowParams&, const float* z, const float* hidden_context,
+                             Index n_threads, float* eps, float* log_det);
+// Gradients of sum(deps * eps) + sum(dlog_det * log_det); dhidden_context is null where hidden_context is.
+using MADEFlowBackward = void(const MADEFlow&, const MADEFlowParams&, const float* z, const float* hidden_context,
+                              const float* deps, const float* dlog_det, Index n_threads, float* dz,
+                              float* dhidden_context, const MADEFlowGrads&);
+// eps[N,D], hidden_context[N,T,M] or null -> z[N,D]
+using MADEFlowInverse = void(const MADEFlow&, const MADEFlowParams&, const float* eps, const float* hidden_context,
+                             Index n_threads, float* z);
+
+// One table of functions per instruction set; every source of them is compiled once for each.
+struct Kernels {
+  const char* isa;
+  MaskedConv3x3* masked_conv3x3;
+  MaskedConv3x3Backward* masked_conv3x3_backward;
+  PixelCNNLogits* pixelcnn_logits;
+  PixelCNNLogProb* pixelcnn_log_prob;
+  PixelCNNBackward* pixelcnn_backward;
+  PixelCNNSample* pixelcnn_sample;
+  MADEFlowForward* made_flow_forward;
+  MADEFlowBackward* made_flow_backward;
+  MADEFlowInverse* made_flow_inverse;
+};
+// The best table that this processor runs, or the one that the environment variable VLAE_FAST_ISA names; throws
+// std::runtime_error if that name is unknown or the processor lacks it.
+const Kernels& kernels();
+
+#ifdef VLAE_ISA  // set by the build for the sources that are compiled per instruction set
+namespace VLAE_ISA {
+MaskedConv3x3 masked_conv3x3;
+MaskedConv3x3Backward masked_conv3x3_backward;
+PixelCNNLogits pixelcnn_logits;
+PixelCNNLogProb pixelcnn_log_prob;
+PixelCNNBackward pixelcnn_backward;
+PixelCNNSample pixelcnn_sample;
+MADEFlowForward made_flow_forward;
+MADEFlowBackward made_flow_backward;
+MADEFlowInverse made_flow_inverse;
+}  // namespace VLAE_ISA
+#endif
+
+}  // namespace vlae

@@ -1,0 +1,45 @@
+"""Every mask of the package: causal taps, visible pixels, MADE degrees."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["causal3x3", "made_degrees", "made_masks", "visible_pixels"]
+
+
+def causal3x3(mask: str, like: Tensor) -> Tensor:
+    """Raster-causal taps of a 3x3 filter (van den Oord et al. 2016, arXiv:1601.06759, sec. 3.4), [3, 3].
+
+    ::
+
+        1 1 1        1 1 1
+        1 0 0   A    1 1 0   B        ones in the dtype and on the device of `like`
+        0 0 0        0 0 0
+    """
+    taps = {"A": 4, "B": 5}[mask]
+    return (torch.arange(9, device=like.device) < taps).to(like.dtype).view(3, 3)
+
+
+def visible_pixels(height: int, width: int, stride: int, like: Tensor) -> Tensor:
+    """1 where both the row and the column are multiples of `stride`, else 0: [H, W] (the paper's sec. 3.1)."""
+    rows = torch.arange(height, device=like.device) % stride == 0
+    columns = torch.arange(width, device=like.device) % stride == 0
+    return (rows[:, None] & columns[None, :]).to(like.dtype)
+
+
+def made_degrees(latent_size: int, hidden_size: int) -> Tensor:
+    """Degrees of our own models' hidden units: `degrees[h] = h * D // M`, int64 [M], sorted."""
+    return torch.arange(hidden_size) * latent_size // hidden_size
+
+
+def made_masks(degrees: Tensor, latent_size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks of the three weight matrices of a MADE (Germain et al. 2015, arXiv:1502.03509, eq. 13-15).
+
+    A hidden unit of degree d sees inputs `<= d` and hidden units of degree `<= d`; output j sees units of degree
+    `< j`. Returns [M, D], [M, M] and [D, M] in the dtype and on the device of `like`.
+    """
+    degrees = degrees.to(like.device)
+    inputs = torch.arange(latent_size, device=like.device)
+    first = degrees[:, None] >= inputs[None, :]
+    second = degrees[:, None] >= degrees[None, :]
+    third = inputs[:, None] > degrees[None, :]
+    return first.to(like.dtype), second.to(like.dtype), third.to(like.dtype)

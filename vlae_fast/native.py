@@ -1,0 +1,330 @@
+"""CPU bodies of the operators: addresses and sizes go to the compiled C++ (csrc/vlae.h).
+
+`vlae_fast.ops` registers these functions and checks their arguments with messages for people; what stands here makes
+sure that no call, however made, lets native code read or write out of bounds, and checks the values.
+"""
+
+import torch
+from torch import Tensor
+
+from vlae_fast import _native
+
+__all__ = [
+    "isa",
+    "made_flow_forward",
+    "made_flow_forward_backward",
+    "made_flow_inverse",
+    "masked_conv3x3",
+    "masked_conv3x3_backward",
+    "pixelcnn_log_prob",
+    "pixelcnn_log_prob_backward",
+    "pixelcnn_logits",
+    "pixelcnn_logits_backward",
+    "pixelcnn_sample",
+]
+
+
+def isa() -> str:
+    """Name of the instruction set that the compiled bodies use here: avx512, avx2 or baseline."""
+    return _native.isa()
+
+
+def _address(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+    """Address of a tensor that has exactly this shape and dtype and is contiguous; 0 for None."""
+    if tensor is None:
+        return 0
+    if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name}: a contiguous {dtype} CPU tensor of shape {shape} wanted, "
+            f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+        )
+    return tensor.data_ptr()
+
+
+def _check_finite(**tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: finite values wanted, got NaN or infinity")
+
+
+def _check_binary(x: Tensor) -> None:
+    if not ((x == 0) | (x == 1)).all():
+        raise ValueError("x: binary pixels (0 or 1) wanted, got other values")
+
+
+# --- masked_conv3x3 ---------------------------------------------------------------------------------------------
+
+
+def masked_conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gain: Tensor | None,
+    residual: Tensor | None,
+    mask: str,
+    pre_elu: bool,
+    residual_scale: float,
+) -> Tensor:
+    """See `reference.masked_conv3x3`."""
+    N, C, H, W = x.shape
+    K = weight.shape[0]
+    _check_finite(x=x, residual=residual)
+    y = x.new_empty(N, K, H, W)
+    _native.masked_conv3x3(
+        (N, C, K, H, W, {"A": 4, "B": 5}[mask]),
+        pre_elu,
+        residual_scale,
+        _address("x", x, (N, C, H, W)),
+        _address("weight", weight, (K, C, 3, 3)),
+        _address("bias", bias, (K,)),
+        _address("gain", gain, (K,)),
+        _address("residual", residual, (N, K, H, W)),
+        torch.get_num_threads(),
+        y.data_ptr(),
+    )
+    return y
+
+
+def masked_conv3x3_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, gain: Tensor | None, mask: str, pre_elu: bool, residual_scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients (dx, dweight, dbias, dgain) of `masked_conv3x3`; dgain is empty without gain."""
+    N, C, H, W = x.shape
+    K = weight.shape[0]
+    dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), x.new_empty(K)
+    dgain = x.new_empty(0 if gain is None else K)
+    _native.masked_conv3x3_backward(
+        (N, C, K, H, W, {"A": 4, "B": 5}[mask]),
+        pre_elu,
+        residual_scale,
+        _address("dy", dy, (N, K, H, W)),
+        _address("x", x, (N, C, H, W)),
+        _address("weight", weight, (K, C, 3, 3)),
+        _address("gain", gain, (K,)),
+        torch.get_num_threads(),
+        *(t.data_ptr() for t in (dx, dweight, dbias, dgain)),
+    )
+    return dx, dweight, dbias, dgain
+
+
+# --- PixelCNN ---------------------------------------------------------------------------------------------------
+
+Params = list[Tensor]
+"""The fields of PixelCNNParams or MADEFlowParams, in order."""
+
+
+class _PixelCNN:
+    """Sizes, wiring and addresses of one call."""
+
+    def __init__(
+        self, images: Tensor, params: Params, scale: float, block_convs: int, after: list[int], stride: int
+    ) -> None:
+        N, _, H, W = images.shape
+        C, K = params[1].shape[:2]
+        L, P, S = len(params[4]), len(params[6]), len(params[3])
+        shapes = (
+            (C, 1, 3, 3), (C, K, 3, 3), (C,), (S, C, C, 3, 3), (L, C), (L, C), (P, 2, C, C), (P, 2, C), (C,), (1,),
+        )  # fmt: skip
+        blocks = L // block_convs if block_convs > 0 else 0
+        if S not in (1, L) or len(after) != P or stride < 1 or blocks * block_convs != L:
+            raise ValueError(f"spec: does not fit L = {L}, S = {S}, P = {P}")
+        if any(not 0 <= position < blocks for position in after):
+            raise ValueError(f"spec: pointwise_after {after} wanted in 0..{blocks - 1}")
+        self.image_shape, self.context_shape = (N, 1, H, W), (N, K, H, W)
+        self.args = _native.PixelCNNArgs((N, H, W, C, K, L, P, S, block_convs, stride), scale, after)
+        self.params = tuple(_address(f"params[{i}]", t, shapes[i]) for i, t in enumerate(params))
+
+
+def pixelcnn_logits(
+    x: Tensor,
+    context: Tensor,
+    params: Params,
+    residual_scale: float,
+    block_convs: int,
+    pointwise_after: list[int],
+    visible_stride: int,
+) -> Tensor:
+    """See `reference.pixelcnn_logits`; context is [N, 0, H, W] where there is none."""
+    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+    _check_finite(x=x, context=context)
+    logits = torch.empty_like(x)
+    x_address, context_address = _address("x", x, call.image_shape), _address("context", context, call.context_shape)
+    _native.pixelcnn_logits(
+        call.args, call.params, x_address, context_address, torch.get_num_threads(), logits.data_ptr()
+    )
+    return logits
+
+
+def pixelcnn_log_prob(
+    x: Tensor,
+    context: Tensor,
+    params: Params,
+    residual_scale: float,
+    block_convs: int,
+    pointwise_after: list[int],
+    visible_stride: int,
+) -> Tensor:
+    """See `reference.pixelcnn_log_prob`; context is [N, 0, H, W] where there is none."""
+    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+    _check_binary(x)
+    _check_finite(context=context)
+    log_prob = x.new_empty(len(x))
+    x_address, context_address = _address("x", x, call.image_shape), _address("context", context, call.context_shape)
+    _native.pixelcnn_log_prob(
+        call.args, call.params, x_address, context_address, torch.get_num_threads(), log_prob.data_ptr()
+    )
+    return log_prob
+
+
+def _pixelcnn_backward(
+    call: _PixelCNN, x: Tensor, context: Tensor, params: Params, dlogits: Tensor | None, dlog_prob: Tensor | None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    dx, dcontext, dparams = torch.empty_like(x), torch.empty_like(context), [torch.empty_like(p) for p in params]
+    _native.pixelcnn_backward(
+        call.args,
+        call.params,
+        _address("x", x, call.image_shape),
+        _address("context", context, call.context_shape),
+        _address("dlogits", dlogits, call.image_shape),
+        _address("dlog_prob", dlog_prob, call.image_shape[:1]),
+        torch.get_num_threads(),
+        dx.data_ptr(),
+        dcontext.data_ptr(),
+        tuple(t.data_ptr() for t in dparams),
+    )
+    return dx, dcontext, dparams
+
+
+def pixelcnn_logits_backward(
+    dlogits: Tensor,
+    x: Tensor,
+    context: Tensor,
+    params: Params,
+    residual_scale: float,
+    block_convs: int,
+    pointwise_after: list[int],
+    visible_stride: int,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Gradients (dx, dcontext, dparams) of `pixelcnn_logits`."""
+    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+    return _pixelcnn_backward(call, x, context, params, dlogits, None)
+
+
+def pixelcnn_log_prob_backward(
+    dlog_prob: Tensor,
+    x: Tensor,
+    context: Tensor,
+    params: Params,
+    residual_scale: float,
+    block_convs: int,
+    pointwise_after: list[int],
+    visible_stride: int,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Gradients (dx, dcontext, dparams) of `pixelcnn_log_prob`."""
+    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+    return _pixelcnn_backward(call, x, context, params, None, dlog_prob)
+
+
+def pixelcnn_sample(
+    context: Tensor,
+    params: Params,
+    uniforms: Tensor,
+    residual_scale: float,
+    block_convs: int,
+    pointwise_after: list[int],
+    visible_stride: int,
+    temperature: float,
+    given: Tensor | None,
+) -> Tensor:
+    """See `reference.pixelcnn_sample`; context is [N, 0, H, W] where there is none."""
+    x = uniforms.new_empty(len(uniforms), 1, *uniforms.shape[1:])
+    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+    _check_finite(context=context)
+    if uniforms.numel():
+        low, high = uniforms.aminmax()
+        if not (low >= 0 and high < 1):
+            raise ValueError(f"uniforms: values in [0, 1) wanted, got {low.item()} to {high.item()}")
+    if given is not None and given.numel():
+        low, high = given.aminmax()
+        if low < -1 or high > 1:
+            raise ValueError(f"given: values -1, 0 or 1 wanted, got {low.item()} to {high.item()}")
+    _native.pixelcnn_sample(
+        call.args,
+        call.params,
+        _address("context", context, call.context_shape),
+        _address("uniforms", uniforms, tuple(uniforms.shape)),
+        _address("given", given, tuple(uniforms.shape), torch.int8),
+        temperature,
+        torch.get_num_threads(),
+        x.data_ptr(),
+    )
+    return x
+
+
+# --- MADE flow --------------------------------------------------------------------------------------------------
+
+
+class _MADEFlow:
+    """Sizes and addresses of one call."""
+
+    def __init__(self, y: Tensor, params: Params, hidden_context: Tensor | None) -> None:
+        N, D = y.shape
+        T, M = params[1].shape
+        R = params[5].shape[1]
+        if R not in (D, 2 * D):
+            raise ValueError(f"params: bias3 has {R} rows, {D} or {2 * D} wanted")
+        shapes = ((T, M, D), (T, M), (T, M, M), (T, M), (T, R, M), (T, R))
+        degrees = params[6]
+        self.degrees = _address("params[6]", degrees, (M,), torch.int64)
+        if M and not (degrees[0] >= 0 and degrees[-1] < D and (degrees.diff() >= 0).all()):
+            raise ValueError(f"params: degrees wanted non-decreasing in 0..{D - 1}")
+        self.sizes, self.scale = (N, D, M, T), R != D
+        self.params = (*(_address(f"params[{i}]", t, shapes[i]) for i, t in enumerate(params[:6])), self.degrees)
+        self.y = _address("z", y, (N, D))
+        self.hidden_context = _address("hidden_context", hidden_context, (N, T, M))
+
+
+def made_flow_forward(z: Tensor, params: Params, hidden_context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """See `reference.made_flow_forward`."""
+    call = _MADEFlow(z, params, hidden_context)
+    _check_finite(z=z, hidden_context=hidden_context)
+    eps, log_det = torch.empty_like(z), z.new_empty(len(z))
+    threads = torch.get_num_threads()
+    _native.made_flow_forward(
+        call.sizes, call.scale, call.params, call.y, call.hidden_context, threads, eps.data_ptr(), log_det.data_ptr()
+    )
+    return eps, log_det
+
+
+def made_flow_forward_backward(
+    deps: Tensor, dlog_det: Tensor, z: Tensor, params: Params, hidden_context: Tensor | None
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Gradients (dz, dparams without degrees, dhidden_context) of `made_flow_forward`; the last may be empty."""
+    call = _MADEFlow(z, params, hidden_context)
+    dz, dparams = torch.empty_like(z), [torch.empty_like(p) for p in params[:6]]
+    dhidden_context = z.new_empty(0) if hidden_context is None else torch.empty_like(hidden_context)
+    _native.made_flow_backward(
+        call.sizes,
+        call.scale,
+        call.params,
+        call.y,
+        call.hidden_context,
+        _address("deps", deps, tuple(z.shape)),
+        _address("dlog_det", dlog_det, tuple(z.shape[:1])),
+        torch.get_num_threads(),
+        dz.data_ptr(),
+        0 if hidden_context is None else dhidden_context.data_ptr(),
+        tuple(t.data_ptr() for t in dparams),
+    )
+    return dz, dparams, dhidden_context
+
+
+def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None) -> Tensor:
+    """See `reference.made_flow_inverse`."""
+    call = _MADEFlow(eps, params, hidden_context)
+    _check_finite(eps=eps, hidden_context=hidden_context)
+    z = torch.empty_like(eps)
+    _native.made_flow_inverse(
+        call.sizes, call.scale, call.params, call.y, call.hidden_context, torch.get_num_threads(), z.data_ptr()
+    )
+    return z

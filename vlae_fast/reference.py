@@ -1,0 +1,218 @@
+"""The meaning of every op in plain torch, for any float dtype and device. Readable, differentiable, slow.
+
+Letters: N batch, C/K channels in/out, H/W rows/columns, L mask-B layers, P 1x1 blocks, D latent size, M hidden units,
+T flow steps. The functions take checked arguments; `vlae_fast.ops` checks them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlae_fast import masks
+from vlae_fast.config import PixelCNNSpec
+
+__all__ = [
+    "MADEFlowParams",
+    "PixelCNNParams",
+    "made_flow_forward",
+    "made_flow_inverse",
+    "masked_conv3x3",
+    "pixelcnn_log_prob",
+    "pixelcnn_logits",
+    "pixelcnn_sample",
+]
+
+Visit = Callable[[str, int, Tensor], Tensor]
+"""Sees (layer name, layer index, activations before gain and bias) and returns what goes on in their place."""
+
+
+class PixelCNNParams(NamedTuple):
+    """Plain (already weight-normalised) tensors of a PixelCNN; taps that a mask forbids are ignored."""
+
+    image_weight: Tensor
+    """[C, 1, 3, 3], mask A."""
+    context_weight: Tensor
+    """[C, K, 3, 3], no mask; K = 0 without context."""
+    input_bias: Tensor
+    """[C]."""
+    hidden_weight: Tensor
+    """[S, C, C, 3, 3], mask B; S = 1 (tied: one weight for all layers) or L."""
+    hidden_gain: Tensor
+    """[L, C]."""
+    hidden_bias: Tensor
+    """[L, C]."""
+    pointwise_weight: Tensor
+    """[P, 2, C, C]: block, first or second convolution, out, in."""
+    pointwise_bias: Tensor
+    """[P, 2, C]."""
+    output_weight: Tensor
+    """[C]."""
+    output_bias: Tensor
+    """[1]."""
+
+
+class MADEFlowParams(NamedTuple):
+    """Plain tensors of T MADE steps with two hidden layers; connections that the degrees forbid are ignored."""
+
+    weight1: Tensor
+    """[T, M, D]."""
+    bias1: Tensor
+    """[T, M]."""
+    weight2: Tensor
+    """[T, M, M]."""
+    bias2: Tensor
+    """[T, M]."""
+    weight3: Tensor
+    """[T, D, M] (mean only) or [T, 2D, M] (rows 0..D-1 mean, D..2D-1 log scale)."""
+    bias3: Tensor
+    """[T, D] or [T, 2D]."""
+    degrees: Tensor
+    """[M] int64, non-decreasing, in 0..D-1; the same for both hidden layers."""
+
+
+def _unchanged(name: str, index: int, t: Tensor) -> Tensor:
+    return t
+
+
+def _column(per_channel: Tensor) -> Tensor:
+    return per_channel[:, None, None]
+
+
+def masked_conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    mask: str,
+    gain: Tensor | None = None,
+    pre_elu: bool = False,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+) -> Tensor:
+    """`residual + residual_scale * (gain * conv(mask * weight, elu?(x)) + bias)`, raster-causal, zero padding.
+
+    x [N, C, H, W], weight [K, C, 3, 3], bias and gain [K], residual [N, K, H, W] -> [N, K, H, W].
+    """
+    y = F.conv2d(F.elu(x) if pre_elu else x, weight * masks.causal3x3(mask, like=weight), padding=1)
+    y = residual_scale * ((y if gain is None else _column(gain) * y) + _column(bias))
+    return y if residual is None else residual + y
+
+
+def pixelcnn_logits(
+    x: Tensor,
+    context: Tensor | None,
+    params: PixelCNNParams,
+    spec: PixelCNNSpec = PixelCNNSpec(),
+    visit: Visit = _unchanged,
+) -> Tensor:
+    """Logits of a PixelCNN made of residual blocks (the paper's decoder, appendix A).
+
+    x [N, 1, H, W] any finite values, context [N, K, H, W] or None -> [N, 1, H, W]. The logit of a pixel depends on
+    the pixels before it in raster order alone. `visit` is called for "input", "hidden", "pointwise" and "output".
+    """
+    p, scale = params, spec.residual_scale
+    visible = masks.visible_pixels(x.shape[2], x.shape[3], spec.visible_stride, like=x)
+    h = F.conv2d(x * visible, p.image_weight * masks.causal3x3("A", like=x), padding=1)
+    if context is not None:
+        h = h + F.conv2d(context, p.context_weight, padding=1)
+    h = visit("input", 0, h) + _column(p.input_bias)
+    causal = p.hidden_weight * masks.causal3x3("B", like=x)
+    layers, tied = len(p.hidden_gain), len(p.hidden_weight) == 1
+    after = spec.pointwise_positions(len(p.pointwise_weight), layers)
+    for block in range(layers // spec.block_convs):
+        f = h
+        for layer in range(block * spec.block_convs, (block + 1) * spec.block_convs):
+            f = visit("hidden", layer, F.conv2d(F.elu(f), causal[0 if tied else layer], padding=1))
+            f = _column(p.hidden_gain[layer]) * f + _column(p.hidden_bias[layer])
+        h = h + scale * f
+        for k in (k for k, position in enumerate(after) if position == block):
+            f = h
+            for i in range(2):
+                f = visit("pointwise", 2 * k + i, F.conv2d(F.elu(f), p.pointwise_weight[k, i][:, :, None, None]))
+                f = f + _column(p.pointwise_bias[k, i])
+            h = h + scale * f
+    return visit("output", 0, F.conv2d(F.elu(h), p.output_weight[None, :, None, None])) + p.output_bias
+
+
+def pixelcnn_log_prob(
+    x: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec = PixelCNNSpec()
+) -> Tensor:
+    """Bernoulli log-likelihood of binary images x [N, 1, H, W] under `pixelcnn_logits`: [N], nats."""
+    logits = pixelcnn_logits(x, context, params, spec)
+    return (x * logits - F.softplus(logits)).flatten(1).sum(1)
+
+
+@torch.no_grad()
+def pixelcnn_sample(
+    context: Tensor | None,
+    params: PixelCNNParams,
+    uniforms: Tensor,
+    spec: PixelCNNSpec = PixelCNNSpec(),
+    *,
+    temperature: float = 1.0,
+    given: Tensor | None = None,
+) -> Tensor:
+    """Images drawn pixel after pixel in raster order: 1 where `u < sigmoid(logit / temperature)`, [N, 1, H, W].
+
+    context [N, K, H, W] or None, uniforms [N, H, W] in [0, 1); where given [N, H, W] (int8) is 0 or 1 that pixel is
+    kept, where it is -1 the pixel is drawn. One whole pass over the rows so far for every pixel.
+    """
+    N, H, W = uniforms.shape
+    x = uniforms.new_zeros(N, 1, H, W)
+    for i in range(H):
+        rows = None if context is None else context[:, :, : i + 1]
+        for j in range(W):
+            logit = pixelcnn_logits(x[:, :, : i + 1], rows, params, spec)[:, 0, i, j]
+            drawn = uniforms[:, i, j] < torch.sigmoid(logit / temperature)
+            if given is not None:
+                drawn = torch.where(given[:, i, j] < 0, drawn, given[:, i, j] == 1)
+            x[:, 0, i, j] = drawn.to(x.dtype)
+    return x
+
+
+def _made(
+    y: Tensor, params: MADEFlowParams, t: int, hidden_context: Tensor | None, visit: Visit
+) -> tuple[Tensor, Tensor | None]:
+    """Mean and log scale (None if mean only) of flow step t for y [N, D]."""
+    p, D = params, y.shape[1]
+    first, second, third = masks.made_masks(p.degrees, D, like=y)
+    h = visit("hidden1", t, F.linear(y, p.weight1[t] * first)) + p.bias1[t]
+    h = F.relu(h if hidden_context is None else h + hidden_context[:, t])
+    h = F.relu(visit("hidden2", t, F.linear(h, p.weight2[t] * second)) + p.bias2[t])
+    outputs = len(p.bias3[t]) // D
+    out = visit("output", t, F.linear(h, p.weight3[t] * third.repeat(outputs, 1))) + p.bias3[t]
+    return out[:, :D], out[:, D:] if outputs == 2 else None
+
+
+def made_flow_forward(
+    z: Tensor, params: MADEFlowParams, hidden_context: Tensor | None = None, visit: Visit = _unchanged
+) -> tuple[Tensor, Tensor]:
+    """Density direction of T autoregressive steps (the paper's eq. 13; Kingma et al. 2016, arXiv:1606.04934).
+
+    Each step is `y = y - mu(y)` or `y = (y - mu(y)) * exp(-s(y))`; the order of the D variables is reversed after
+    every step, the last included. z [N, D], hidden_context [N, T, M] -> eps [N, D], log_det [N] = -sum of all s.
+    `visit` is called for "hidden1", "hidden2" and "output" of every step.
+    """
+    y, log_det = z, z.new_zeros(len(z))
+    for t in range(len(params.weight1)):
+        mu, s = _made(y, params, t, hidden_context, visit)
+        y = y - mu
+        if s is not None:
+            y, log_det = y * torch.exp(-s), log_det - s.sum(1)
+        y = y.flip(1)
+    return y, log_det
+
+
+@torch.no_grad()
+def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tensor | None = None) -> Tensor:
+    """Sampling direction: the z [N, D] for which `made_flow_forward(z)` is eps [N, D]. D passes a step."""
+    y = eps
+    for t in reversed(range(len(params.weight1))):
+        out, y = y.flip(1), torch.zeros_like(eps)
+        for j in range(eps.shape[1]):
+            mu, s = _made(y, params, t, hidden_context, _unchanged)
+            y[:, j] = (out[:, j] if s is None else out[:, j] * torch.exp(s[:, j])) + mu[:, j]
+    return y
