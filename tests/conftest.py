@@ -1,0 +1,69 @@
+"""What all tests share: the one table of tolerances, and random arguments of the ops."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vlae_fast import masks
+from vlae_fast.reference import MADEFlowParams, PixelCNNParams
+
+# Largest error, relative to the largest value of the float64 reference.
+TOLERANCE = {
+    "value": 1e-5,  # float32 accumulation through up to 13 layers or 4 flow steps
+    "gradient": 1e-4,  # sums over every pixel or sample of the batch
+    "tie": 1e-4,  # |u - p| below which a drawn pixel may differ between bodies
+    "float64": 1e-10,  # two float64 ways to the same number
+}
+
+
+def assert_close(actual: Tensor, expected: Tensor, kind: str = "value") -> None:
+    """`actual` equals `expected` within TOLERANCE[kind] of the largest expected value; NaN never passes."""
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, {tuple(expected.shape)} wanted"
+    if expected.numel() == 0:
+        return
+    error = (actual.double() - expected.double()).abs().max().item()
+    scale = max(expected.double().abs().max().item(), 1e-6)
+    assert error <= TOLERANCE[kind] * scale, f"error {error:.3g} of {scale:.3g}, {TOLERANCE[kind]} wanted"
+
+
+@pytest.fixture(autouse=True)
+def _same_noise() -> None:
+    torch.manual_seed(0)
+
+
+def pixelcnn_params(C=12, K=4, L=5, P=4, S=1, scale=1.0, dtype=torch.float32) -> PixelCNNParams:  # noqa: N803
+    """Random parameters whose activations neither vanish nor blow up; forbidden taps are random too."""
+
+    def draw(*shape: int, fan: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype) * scale / max(fan, 1) ** 0.5
+
+    return PixelCNNParams(
+        draw(C, 1, 3, 3, fan=4),
+        draw(C, K, 3, 3, fan=9 * K),
+        draw(C, fan=4),
+        draw(S, C, C, 3, 3, fan=5 * C),
+        torch.rand(L, C, dtype=dtype) + 0.5,
+        draw(L, C, fan=4),
+        draw(P, 2, C, C, fan=C),
+        draw(P, 2, C, fan=4),
+        draw(C, fan=C),
+        draw(1, fan=1),
+    )
+
+
+def made_params(D=64, M=640, T=4, scale=False, degrees=None, dtype=torch.float32) -> MADEFlowParams:  # noqa: N803
+    """Random parameters of a MADE flow; forbidden connections are random too. Sizes: see MADEFlowParams."""
+    R = 2 * D if scale else D
+
+    def draw(*shape: int, fan: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype) / max(fan, 1) ** 0.5
+
+    return MADEFlowParams(
+        draw(T, M, D, fan=D),
+        draw(T, M, fan=4),
+        draw(T, M, M, fan=M),
+        draw(T, M, fan=4),
+        draw(T, R, M, fan=4 * M),
+        draw(T, R, fan=4),
+        masks.made_degrees(D, M) if degrees is None else degrees,
+    )
