@@ -1,0 +1,44 @@
+"""Counter-based noise: number k of item i depends on (seed, stream, i, k) alone, so it does not matter in which batches,
+on which machine or after which restart the items are drawn (Philox 4x64-10, Salmon et al. 2011)."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["BINARIZATION", "ORDER", "POSTERIOR", "SAMPLE", "TRAINING", "normals_and_uniforms", "permutation"]
+
+SAMPLE, POSTERIOR, BINARIZATION, TRAINING, ORDER = range(5)
+"""Streams: independent sequences under one seed."""
+
+
+def _generator(seed: int, stream: int) -> np.random.Philox:
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: {seed} wanted in 0..2**64-1")
+    return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+
+
+def _words(seed: int, stream: int, first: int, n: int, size: int) -> NDArray[np.uint64]:
+    blocks = -(-size // 4)  # Philox yields four words a count: every item starts at a count of its own
+    generator = _generator(seed, stream).advance(first * blocks)
+    return generator.random_raw(n * blocks * 4).reshape(n, blocks * 4)[:, :size]
+
+
+def normals_and_uniforms(
+    seed: int, stream: int, first: int, n: int, normals: int, uniforms: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Noise of items first..first+n-1: standard normals [n, normals] and uniforms in [0, 1) [n, uniforms], float32.
+
+    The normals come by the inverse of the normal distribution function from 53 random bits.
+    """
+    words = _words(seed, stream, first, n, normals + uniforms)
+    probability = ((words[:, :normals] >> np.uint64(11)) + 0.5) * 2.0**-53
+    unit = (words[:, normals:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return torch.special.ndtri(torch.from_numpy(probability)).float(), torch.from_numpy(unit)
+
+
+def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """Order of the n training images in an epoch."""
+    generator = _generator(seed, ORDER)
+    generator.state = generator.advance(epoch << 64).state
+    return np.random.Generator(generator).permutation(n)
