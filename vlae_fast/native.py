@@ -178,8 +178,8 @@ def pixelcnn_log_prob(
 
 def _pixelcnn_backward(
     call: _PixelCNN, x: Tensor, context: Tensor, params: Params, dlogits: Tensor | None, dlog_prob: Tensor | None
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    dx, dcontext, dparams = torch.empty_like(x), torch.empty_like(context), [torch.empty_like(p) for p in params]
+) -> list[Tensor]:
+    dx, dcontext, *dparams = gradients = [torch.empty_like(t) for t in (x, context, *params)]
     _native.pixelcnn_backward(
         call.args,
         call.params,
@@ -192,7 +192,7 @@ def _pixelcnn_backward(
         dcontext.data_ptr(),
         tuple(t.data_ptr() for t in dparams),
     )
-    return dx, dcontext, dparams
+    return gradients
 
 
 def pixelcnn_logits_backward(
@@ -204,8 +204,8 @@ def pixelcnn_logits_backward(
     block_convs: int,
     pointwise_after: list[int],
     visible_stride: int,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Gradients (dx, dcontext, dparams) of `pixelcnn_logits`."""
+) -> list[Tensor]:
+    """Gradients [dx, dcontext, *dparams] of `pixelcnn_logits`."""
     call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
     return _pixelcnn_backward(call, x, context, params, dlogits, None)
 
@@ -219,8 +219,8 @@ def pixelcnn_log_prob_backward(
     block_convs: int,
     pointwise_after: list[int],
     visible_stride: int,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Gradients (dx, dcontext, dparams) of `pixelcnn_log_prob`."""
+) -> list[Tensor]:
+    """Gradients [dx, dcontext, *dparams] of `pixelcnn_log_prob`."""
     call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
     return _pixelcnn_backward(call, x, context, params, None, dlog_prob)
 
@@ -298,8 +298,8 @@ def made_flow_forward(z: Tensor, params: Params, hidden_context: Tensor | None) 
 
 def made_flow_forward_backward(
     deps: Tensor, dlog_det: Tensor, z: Tensor, params: Params, hidden_context: Tensor | None
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Gradients (dz, dparams without degrees, dhidden_context) of `made_flow_forward`; the last may be empty."""
+) -> list[Tensor]:
+    """Gradients [dz, dhidden_context (may be empty), *dparams without degrees] of `made_flow_forward`."""
     call = _MADEFlow(z, params, hidden_context)
     dz, dparams = torch.empty_like(z), [torch.empty_like(p) for p in params[:6]]
     dhidden_context = z.new_empty(0) if hidden_context is None else torch.empty_like(hidden_context)
@@ -316,7 +316,7 @@ def made_flow_forward_backward(
         0 if hidden_context is None else dhidden_context.data_ptr(),
         tuple(t.data_ptr() for t in dparams),
     )
-    return dz, dparams, dhidden_context
+    return [dz, dhidden_context, *dparams]
 
 
 def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None) -> Tensor:

@@ -1,0 +1,19 @@
+"""One public function an op. It checks its arguments, then calls the registered torch operator `vlae_fast::<op>`.
+
+What each op means stands in `vlae_fast.reference`, under the same name.
+"""
+
+from vlae_fast.ops.backend import use_backend
+from vlae_fast.ops.made import made_flow_forward, made_flow_inverse
+from vlae_fast.ops.masked_conv import masked_conv3x3
+from vlae_fast.ops.pixelcnn import pixelcnn_log_prob, pixelcnn_logits, pixelcnn_sample
+
+__all__ = [
+    "made_flow_forward",
+    "made_flow_inverse",
+    "masked_conv3x3",
+    "pixelcnn_log_prob",
+    "pixelcnn_logits",
+    "pixelcnn_sample",
+    "use_backend",
+]

@@ -1,0 +1,118 @@
+"""The ops of a MADE flow, `made_flow_forward` and `made_flow_inverse`, and their operators."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlae_fast import native, reference
+from vlae_fast.ops.backend import Arguments, not_differentiable, reference_chosen, register
+from vlae_fast.reference import MADEFlowParams
+
+
+def made_flow_forward(z: Tensor, params: MADEFlowParams, hidden_context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Density direction of an autoregressive flow, one parallel pass a step (the paper's eq. 13).
+
+    T steps `y = y - mu_t(y)`, or `y = (y - mu_t(y)) * exp(-s_t(y))`; the order of the D variables is reversed after
+    every step, the last included.
+
+    Args:
+        z: [N, D] float32.
+        params: Plain weights, see `MADEFlowParams`.
+        hidden_context: [N, T, M], added to the first hidden layer before its ReLU, or None.
+
+    Returns:
+        eps [N, D] and log_det [N] (minus the sum of all s, nats), differentiable in all tensors.
+
+    Raises:
+        TypeError: No tensor, or wrong dtype.
+        ValueError: Wrong shape or device, degrees that are not sorted in 0..D-1, or NaN or infinity in z or
+            hidden_context.
+    """
+    z, params, hidden_context = _check("z", z, params, hidden_context)
+    if reference_chosen():
+        return reference.made_flow_forward(z, params, hidden_context)
+    eps, log_det = torch.ops.vlae_fast.made_flow_forward(z, list(params), hidden_context)
+    return eps, log_det
+
+
+def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tensor | None = None) -> Tensor:
+    """Sampling direction: z [N, D] from eps [N, D], incremental, each hidden unit computed once. Not differentiable.
+
+    Arguments and errors as for `made_flow_forward`, of which it is the inverse.
+    """
+    eps, params, hidden_context = _check("eps", eps, params, hidden_context)
+    if reference_chosen():
+        return reference.made_flow_inverse(eps, params, hidden_context)
+    z: Tensor = torch.ops.vlae_fast.made_flow_inverse(eps, list(params), hidden_context)
+    return z
+
+
+def _check(
+    name: str, y: Tensor, params: MADEFlowParams, hidden_context: Tensor | None
+) -> tuple[Tensor, MADEFlowParams, Tensor | None]:
+    if not isinstance(params, MADEFlowParams):
+        raise TypeError(f"params: MADEFlowParams wanted, got {type(params).__name__}")
+    arguments = Arguments()
+    y = arguments.tensor(name, y, "N D")
+    D = y.shape[1]
+    shapes = ("T M D", "T M", "T M M", "T M", "T R M", "T R")
+    checked = [
+        arguments.tensor(f"params.{field}", value, shape)
+        for field, value, shape in zip(MADEFlowParams._fields, params, shapes, strict=False)
+    ]
+    if arguments.sizes["R"] not in (D, 2 * D):
+        raise ValueError(f"params.bias3: [T, {D}] or [T, {2 * D}] wanted, got {list(params.bias3.shape)}")
+    degrees = arguments.tensor("params.degrees", params.degrees, "M", torch.int64)
+    if hidden_context is not None:
+        hidden_context = arguments.tensor("hidden_context", hidden_context, "N T M")
+    return y, MADEFlowParams(*checked, degrees), hidden_context
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    z, params, hidden_context = inputs
+    ctx.save_for_backward(z, hidden_context, *params)
+
+
+def _backward(ctx: Any, deps: Tensor, dlog_det: Tensor) -> tuple[Any, ...]:
+    z, hidden_context, *params = ctx.saved_tensors
+    dz, dhidden_context, *dparams = torch.ops.vlae_fast.made_flow_forward_backward(
+        deps.contiguous(), dlog_det.contiguous(), z, params, hidden_context
+    )
+    return dz, [*dparams, None], None if hidden_context is None else dhidden_context
+
+
+def _fake(z: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(z), z.new_empty(z.shape[0])
+
+
+def _backward_fake(
+    deps: Tensor, dlog_det: Tensor, z: Tensor, params: list[Tensor], hidden_context: Tensor | None
+) -> list[Tensor]:
+    dhidden_context = z.new_empty(0) if hidden_context is None else torch.empty_like(hidden_context)
+    return [torch.empty_like(z), dhidden_context, *(torch.empty_like(p) for p in params[:6])]
+
+
+def _inverse_fake(eps: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(eps)
+
+
+_FLOW = "Tensor[] params, Tensor? hidden_context"
+register(
+    f"made_flow_forward_backward(Tensor deps, Tensor dlog_det, Tensor z, {_FLOW}) -> Tensor[]",
+    native.made_flow_forward_backward,
+    _backward_fake,
+)
+register(
+    f"made_flow_forward(Tensor z, {_FLOW}) -> (Tensor, Tensor)",
+    native.made_flow_forward,
+    _fake,
+    _setup_context,
+    _backward,
+)
+register(
+    f"made_flow_inverse(Tensor eps, {_FLOW}) -> Tensor",
+    native.made_flow_inverse,
+    _inverse_fake,
+    backward=not_differentiable("made_flow_inverse"),
+)

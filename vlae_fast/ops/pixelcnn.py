@@ -1,0 +1,180 @@
+"""The ops of a whole PixelCNN, `pixelcnn_logits`, `pixelcnn_log_prob` and `pixelcnn_sample`, and their operators."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlae_fast import native, reference
+from vlae_fast.config import PixelCNNSpec
+from vlae_fast.ops.backend import Arguments, not_differentiable, reference_chosen, register
+from vlae_fast.reference import PixelCNNParams
+
+
+def pixelcnn_logits(
+    x: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec = PixelCNNSpec()
+) -> Tensor:
+    """Logits of every pixel given the pixels before it, the whole stack in one op (the paper's appendix A).
+
+    Args:
+        x: [N, 1, H, W] float32, any finite values.
+        context: [N, K, H, W], or None with `context_weight` [C, 0, 3, 3].
+        params: Plain weights, see `PixelCNNParams`.
+        spec: Wiring of the layers.
+
+    Returns:
+        [N, 1, H, W], differentiable in x, context and all parameters.
+
+    Raises:
+        TypeError: No tensor, or wrong dtype.
+        ValueError: Wrong shape or device, wiring that does not fit, or NaN or infinity in x or context.
+    """
+    arguments = Arguments()
+    x = arguments.tensor("x", x, "N 1 H W")
+    context, params = _check(arguments, context, params, spec)
+    if reference_chosen():
+        return reference.pixelcnn_logits(x, context, params, spec)
+    logits: Tensor = torch.ops.vlae_fast.pixelcnn_logits(x, *_operands(x, context, params, spec))
+    return logits
+
+
+def pixelcnn_log_prob(
+    x: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec = PixelCNNSpec()
+) -> Tensor:
+    """Log-likelihood of binary images in nats, [N]: `pixelcnn_logits` reduced without writing the logits.
+
+    Arguments, gradients and errors as for `pixelcnn_logits`; x must be binary (0 or 1), else ValueError.
+    """
+    arguments = Arguments()
+    x = arguments.tensor("x", x, "N 1 H W")
+    context, params = _check(arguments, context, params, spec)
+    if reference_chosen():
+        return reference.pixelcnn_log_prob(x, context, params, spec)
+    log_prob: Tensor = torch.ops.vlae_fast.pixelcnn_log_prob(x, *_operands(x, context, params, spec))
+    return log_prob
+
+
+def pixelcnn_sample(
+    context: Tensor | None,
+    params: PixelCNNParams,
+    uniforms: Tensor,
+    spec: PixelCNNSpec = PixelCNNSpec(),
+    *,
+    temperature: float = 1.0,
+    given: Tensor | None = None,
+) -> Tensor:
+    """Binary images drawn pixel after pixel, with cached activations: no position is computed twice.
+
+    A pixel is 1 where `u < sigmoid(logit / temperature)`.
+
+    Args:
+        context: [N, K, H, W], or None with `context_weight` [C, 0, 3, 3].
+        params: Plain weights, see `PixelCNNParams`.
+        uniforms: [N, H, W] float32 in [0, 1).
+        spec: Wiring of the layers.
+        temperature: Positive; below 1 the draws are more certain.
+        given: [N, H, W] int8 for inpainting: 0 or 1 is kept, -1 is drawn.
+
+    Returns:
+        [N, 1, H, W] float32, 0 or 1. Not differentiable.
+
+    Raises:
+        TypeError: No tensor, or wrong dtype.
+        ValueError: Wrong shape, device or value.
+    """
+    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+        raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
+    arguments = Arguments()
+    uniforms = arguments.tensor("uniforms", uniforms, "N H W")
+    context, params = _check(arguments, context, params, spec)
+    given = None if given is None else arguments.tensor("given", given, "N H W", torch.int8)
+    if reference_chosen():
+        return reference.pixelcnn_sample(context, params, uniforms, spec, temperature=temperature, given=given)
+    context, tensors, *wiring = _operands(uniforms[:, None], context, params, spec)
+    x: Tensor = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, float(temperature), given)
+    return x
+
+
+def _check(
+    arguments: Arguments, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec
+) -> tuple[Tensor | None, PixelCNNParams]:
+    """Context and parameters, contiguous and of fitting sizes. N, H and W are known already."""
+    if not isinstance(params, PixelCNNParams):
+        raise TypeError(f"params: PixelCNNParams wanted, got {type(params).__name__}")
+    if not isinstance(spec, PixelCNNSpec):
+        raise TypeError(f"spec: PixelCNNSpec wanted, got {type(spec).__name__}")
+    shapes = PixelCNNParams("C 1 3 3", "C K 3 3", "C", "S C C 3 3", "L C", "L C", "P 2 C C", "P 2 C", "C", "1")  # type: ignore[arg-type]
+    params = PixelCNNParams(
+        *(
+            arguments.tensor(f"params.{name}", value, shape)
+            for name, value, shape in zip(PixelCNNParams._fields, params, shapes, strict=True)  # type: ignore[arg-type]
+        )
+    )
+    sizes = arguments.sizes
+    if sizes["S"] not in (1, sizes["L"]):
+        raise ValueError(f"params.hidden_weight: 1 (tied) or L={sizes['L']} weights wanted, got {sizes['S']}")
+    spec.pointwise_positions(sizes["P"], sizes["L"])
+    if context is not None:
+        return arguments.tensor("context", context, "N K H W"), params
+    if sizes["K"]:
+        raise ValueError(f"context: [N, K={sizes['K']}, H, W] wanted (as params.context_weight has it), got None")
+    return None, params
+
+
+def _operands(
+    images: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec
+) -> tuple[Tensor, list[Tensor], float, int, list[int], int]:
+    """What all operators take: context (K = 0 without), parameters and wiring."""
+    if context is None:
+        context = images.new_empty(images.shape[0], 0, *images.shape[2:])
+    after = spec.pointwise_positions(len(params.pointwise_weight), len(params.hidden_gain))
+    return context, list(params), spec.residual_scale, spec.block_convs, list(after), spec.visible_stride
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, context, params, *ctx.wiring = inputs
+    ctx.save_for_backward(x, context, *params)
+
+
+def _backward_of(op: str) -> Any:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        x, context, *params = ctx.saved_tensors
+        run = getattr(torch.ops.vlae_fast, f"{op}_backward")
+        dx, dcontext, *dparams = run(upstream.contiguous(), x, context, params, *ctx.wiring)
+        return dx, dcontext, dparams, None, None, None, None
+
+    return backward
+
+
+def _backward_fake(upstream: Tensor, x: Tensor, context: Tensor, params: list[Tensor], *rest: Any) -> list[Tensor]:
+    return [torch.empty_like(t) for t in (x, context, *params)]
+
+
+def _log_prob_fake(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape[0])
+
+
+def _sample_fake(context: Tensor, params: list[Tensor], uniforms: Tensor, *rest: Any) -> Tensor:
+    return uniforms.new_empty(uniforms.shape[0], 1, *uniforms.shape[1:])
+
+
+def _logits_fake(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+_WIRING = "float residual_scale, int block_convs, int[] pointwise_after, int visible_stride"
+_STACK = f"Tensor x, Tensor context, Tensor[] params, {_WIRING}"
+for _op, _cpu, _cpu_backward, _fake in (
+    ("pixelcnn_logits", native.pixelcnn_logits, native.pixelcnn_logits_backward, _logits_fake),
+    ("pixelcnn_log_prob", native.pixelcnn_log_prob, native.pixelcnn_log_prob_backward, _log_prob_fake),
+):
+    register(f"{_op}_backward(Tensor upstream, {_STACK}) -> Tensor[]", _cpu_backward, _backward_fake)
+    register(f"{_op}({_STACK}) -> Tensor", _cpu, _fake, _setup_context, _backward_of(_op))
+register(
+    f"pixelcnn_sample(Tensor context, Tensor[] params, Tensor uniforms, {_WIRING}, float temperature, Tensor? given)"
+    " -> Tensor",
+    native.pixelcnn_sample,
+    _sample_fake,
+    backward=not_differentiable("pixelcnn_sample"),
+)
