@@ -31,7 +31,7 @@ def _same_noise() -> None:
     torch.manual_seed(0)
 
 
-def pixelcnn_params(C=12, K=4, L=5, P=4, S=1, scale=1.0, dtype=torch.float32) -> PixelCNNParams:  # noqa: N803
+def pixelcnn_params(C=12, K=4, L=5, P=4, S=1, scale=1.0, dtype=torch.float32) -> PixelCNNParams:
     """Random parameters whose activations neither vanish nor blow up; forbidden taps are random too."""
 
     def draw(*shape: int, fan: int) -> Tensor:
@@ -51,7 +51,7 @@ def pixelcnn_params(C=12, K=4, L=5, P=4, S=1, scale=1.0, dtype=torch.float32) ->
     )
 
 
-def made_params(D=64, M=640, T=4, scale=False, degrees=None, dtype=torch.float32) -> MADEFlowParams:  # noqa: N803
+def made_params(D=64, M=640, T=4, scale=False, degrees=None, dtype=torch.float32) -> MADEFlowParams:
     """Random parameters of a MADE flow; forbidden connections are random too. Sizes: see MADEFlowParams."""
     R = 2 * D if scale else D
 

@@ -1,8 +1,34 @@
 """What a model and a training are made of: frozen dataclasses, checked on creation, and named presets."""
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["PixelCNNSpec"]
+__all__ = ["PixelCNNSpec", "TrainConfig", "VLAEConfig", "from_dict"]
+
+T = TypeVar("T")
+
+
+def _check(config: Any, name: str, condition: bool, wanted: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: {wanted} wanted, got {getattr(config, name)!r}")
+
+
+def _check_types(config: Any) -> None:
+    """Values of the declared types, as a JSON file may hold anything."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal:
+            _check(config, name, isinstance(value, str) and value in get_args(hint), f"one of {get_args(hint)}")
+        elif get_origin(hint) is tuple:
+            _check(config, name, isinstance(value, tuple) and all(type(v) is int for v in value), "whole numbers")
+        elif hint is float:
+            _check(config, name, type(value) in (int, float), "a number")
+        elif hint in (int, bool):
+            _check(config, name, type(value) is hint, "a whole number" if hint is int else "true or false")
+        else:
+            _check(config, name, isinstance(value, hint), f"a {getattr(hint, '__name__', hint)}")
 
 
 @dataclass(frozen=True)
@@ -24,13 +50,151 @@ class PixelCNNSpec:
         Raises ValueError where the wiring does not fit these numbers.
         """
         if self.block_convs not in (1, 2) or layers % self.block_convs:
-            raise ValueError(f"spec: block_convs {self.block_convs} wanted 1 or 2 and a divisor of {layers} layers")
+            raise ValueError(
+                f"spec: block_convs 1 or 2 and a divisor of {layers} layers wanted, got {self.block_convs}"
+            )
         if self.visible_stride < 1:
-            raise ValueError(f"spec: visible_stride {self.visible_stride} wanted >= 1")
-        after = tuple(range(pointwise_blocks)) if self.pointwise_after is None else self.pointwise_after
+            raise ValueError(f"spec: visible_stride >= 1 wanted, got {self.visible_stride}")
+        after = tuple(range(pointwise_blocks)) if self.pointwise_after is None else tuple(self.pointwise_after)
         blocks = layers // self.block_convs
         if len(after) != pointwise_blocks or any(not 0 <= position < blocks for position in after):
             raise ValueError(
-                f"spec: pointwise_after {after} wanted {pointwise_blocks} positions in 0..{blocks - 1}, one for each 1x1 block"
+                f"spec: pointwise_after with {pointwise_blocks} positions (one for each 1x1 block) in 0..{blocks - 1} "
+                f"wanted, got {after}"
             )
         return after
+
+
+@dataclass(frozen=True)
+class VLAEConfig:
+    """A model: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
+
+    height: int = 28
+    """Rows of an image, pixels."""
+    width: int = 28
+    """Columns of an image, pixels."""
+    conditioning: Literal["latent", "map", "none"] = "latent"
+    """What the decoder is conditioned on: a latent code (a VAE), a learned constant map, or nothing."""
+    prior: Literal["af", "gaussian"] = "af"
+    """p(z): an autoregressive flow, or a standard normal."""
+    posterior: Literal["gaussian", "iaf"] = "gaussian"
+    """q(z|x): a diagonal Gaussian, or an inverse autoregressive flow from one."""
+    decoder: Literal["pixelcnn", "factorized"] = "pixelcnn"
+    """p(x|z): a PixelCNN, or independent pixels."""
+    latent_size: int = 64
+    """Dimensions of z."""
+    encoder_channels: tuple[int, ...] = (16, 32, 32)
+    """Feature maps after each halving of the image; the decoder mirrors them."""
+    dense_units: int = 450
+    """Units of the dense layer between feature maps and z."""
+    flow_steps: int = 4
+    """MADE steps of a flow."""
+    flow_hidden: int = 640
+    """Hidden units of a MADE, in each of two layers."""
+    flow_scale: bool = False
+    """Let each step scale its variables too, not only shift them."""
+    context_maps: int = 4
+    """Feature maps from the decoder to the PixelCNN."""
+    pixelcnn_channels: int = 12
+    """Feature maps of a masked convolution."""
+    pixelcnn_layers: int = 5
+    """Mask-B layers, the input layer not counted; they set the window: n layers see n + 1 pixels around."""
+    pointwise_blocks: int = 4
+    """1x1 residual blocks."""
+    tied: bool = True
+    """Share one weight among the mask-B layers (gains and biases stay apart)."""
+    wiring: PixelCNNSpec = field(default_factory=PixelCNNSpec)
+    """How the PixelCNN's layers form residual blocks."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("height", "width", "latent_size", "dense_units", "flow_steps", "flow_hidden", "pixelcnn_channels"):
+            _check(self, name, getattr(self, name) >= 1, ">= 1")
+        for name in ("pixelcnn_layers", "pointwise_blocks"):
+            _check(self, name, getattr(self, name) >= 0, ">= 0")
+        _check(self, "context_maps", self.context_maps >= 1, ">= 1")
+        channels = self.encoder_channels
+        _check(self, "encoder_channels", len(channels) > 0 and min(channels) >= 1, "one or more numbers >= 1")
+        if self.conditioning != "latent":
+            _check(self, "decoder", self.decoder == "pixelcnn", "pixelcnn where there is no latent code")
+        self.wiring.pointwise_positions(self.pointwise_blocks, self.pixelcnn_layers)
+
+    @staticmethod
+    def preset(name: str) -> "VLAEConfig":
+        """A named configuration: "paper", or "tiny" for tests. Raises ValueError for another name."""
+        if name not in _PRESETS:
+            raise ValueError(f"preset: one of {', '.join(_PRESETS)} wanted, got {name!r}")
+        return _PRESETS[name]
+
+
+_PRESETS = {
+    "paper": VLAEConfig(),
+    "tiny": VLAEConfig(
+        latent_size=8,
+        encoder_channels=(4, 8),
+        dense_units=16,
+        flow_steps=2,
+        flow_hidden=24,
+        context_maps=2,
+        pixelcnn_channels=4,
+        pixelcnn_layers=2,
+        pointwise_blocks=1,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
+
+    batch_size: int = 128
+    """Images of a step."""
+    learning_rate: float = 0.002
+    """Step size of Adamax."""
+    polyak: float = 0.998
+    """Share of the averaged weights that each step keeps."""
+    free_bits: Literal["hard", "soft"] = "hard"
+    """hard: the KL below the free nats costs nothing; soft: the weight of the KL is steered until it meets them."""
+    free_bits_nats: float = 7.84
+    """KL in nats that is free: the paper's 0.01 nats a pixel of a 28x28 image."""
+    free_bits_groups: Literal["all", "dimension"] = "all"
+    """Count the free nats over all of z at once, or an equal share for each dimension."""
+    gradient_limit: float = 1000.0
+    """Norm of the gradient above which a step is skipped; ten in a row end the training."""
+    validation_images: int = 2000
+    """Images of the validation split that each validation looks at, drawn at random once."""
+    validation_epochs: float = 1.0
+    """Epochs from one validation (metrics, sample grid, weights written) to the next."""
+    checkpoint_minutes: float = 2.0
+    """Minutes from one written state to the next: what a killed run can lose."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and all noise."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("learning_rate", "gradient_limit", "validation_epochs", "checkpoint_minutes"):
+            _check(self, name, 0 < getattr(self, name) < float("inf"), "> 0")
+        for name in ("batch_size", "validation_images"):
+            _check(self, name, getattr(self, name) >= 1, ">= 1")
+        _check(self, "polyak", 0 <= self.polyak < 1, "in [0, 1)")
+        _check(self, "free_bits_nats", 0 <= self.free_bits_nats < float("inf"), ">= 0")
+        _check(self, "seed", 0 <= self.seed < 2**63, "in 0..2**63-1")
+
+
+def from_dict(cls: type[T], values: Any, where: str) -> T:
+    """A config dataclass from what a JSON file holds; raises ValueError that names `where` and the field."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: an object wanted, got {type(values).__name__}")
+    hints = get_type_hints(cls)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise ValueError(f"{where}: unknown field {sorted(map(str, unknown))[0]!r}")
+    arguments = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(hints[name], value, f"{where}.{name}")  # type: ignore[arg-type]
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

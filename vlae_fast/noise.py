@@ -1,14 +1,25 @@
-"""Counter-based noise: number k of item i depends on (seed, stream, i, k) alone, so it does not matter in which batches,
-on which machine or after which restart the items are drawn (Philox 4x64-10, Salmon et al. 2011)."""
+"""Counter-based noise (Philox 4x64-10, Salmon et al. 2011): number k of item i depends on (seed, stream, i, k) alone.
+
+So it does not matter in which batches, on which machine or after which restart the items are drawn.
+"""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BINARIZATION", "ORDER", "POSTERIOR", "SAMPLE", "TRAINING", "normals_and_uniforms", "permutation"]
+__all__ = [
+    "BINARIZATION",
+    "ORDER",
+    "POSTERIOR",
+    "RECONSTRUCTION",
+    "SAMPLE",
+    "TRAINING",
+    "normals_and_uniforms",
+    "permutation",
+]
 
-SAMPLE, POSTERIOR, BINARIZATION, TRAINING, ORDER = range(5)
+SAMPLE, POSTERIOR, RECONSTRUCTION, BINARIZATION, TRAINING, ORDER = range(6)
 """Streams: independent sequences under one seed."""
 
 

@@ -1,0 +1,260 @@
+"""Modules that hold parameters, weight-normalised (Salimans & Kingma 2016, arXiv:1602.07868): w = g * v / |v|.
+
+A new layer has g = 1 and b = 0. A forward pass inside `initialization(model)` sets g and b of every layer, one after
+the other, so that its outputs over the batch have mean 0 and a small standard deviation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlae_fast import masks, ops, reference
+from vlae_fast.config import PixelCNNSpec
+from vlae_fast.reference import MADEFlowParams, PixelCNNParams
+
+__all__ = ["Conv3x3", "Linear", "MADEFlow", "PixelCNN", "ResNetBlock", "Upsample3x3", "initialization"]
+
+INIT_STD = 0.1
+"""Standard deviation of a layer's first outputs (openai/iaf)."""
+
+
+def direction(v: Tensor, axes: tuple[int, ...] | int, mask: Tensor | None = None) -> Tensor:
+    """v / |v| over `axes`, forbidden entries zeroed first; an all-zero v stays zero, with zero gradient."""
+    v = v if mask is None else v * mask
+    return v / torch.linalg.vector_norm(v, dim=axes, keepdim=True).clamp_min(1e-8)
+
+
+def _random(*shape: int) -> nn.Parameter:
+    return nn.Parameter(0.05 * torch.randn(*shape))
+
+
+class _Initializable(nn.Module):
+    """Parameters whose names end in v, g and b: directions, gains and biases."""
+
+    initializing = False
+
+    def reset(self) -> None:
+        """Sets g = 1 and b = 0."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.endswith("g"):
+                parameter.fill_(1.0)
+            elif name.endswith("b"):
+                parameter.zero_()
+
+    @staticmethod
+    def set_gain_and_bias(t: Tensor, g: Tensor, b: Tensor, std: float = INIT_STD) -> Tensor:
+        """Sets g, b [C] in place so that g * t + b has mean 0 and the given std over all axes of t but 1; returns it.
+
+        An output that does not vary over the batch keeps g = 1 and is centred.
+        """
+        axes = [axis for axis in range(t.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (t.dim() - 2)
+        mean, spread = t.mean(axes), t.std(axes, correction=0)
+        g.copy_(torch.where(spread > 1e-6, std / spread.clamp_min(1e-6), 1.0))
+        b.copy_(-g * mean)
+        return g.view(shape) * t + b.view(shape)
+
+
+@contextmanager
+def initialization(model: nn.Module) -> Iterator[None]:
+    """Within it a forward pass of `model` is its data-dependent initialisation."""
+    modules = [module for module in model.modules() if isinstance(module, _Initializable)]
+    try:
+        with torch.no_grad():
+            for module in modules:
+                module.reset()
+                module.initializing = True
+            yield
+    finally:
+        for module in modules:
+            module.initializing = False
+
+
+class _Layer(_Initializable):
+    """One convolution or matrix product. `out_axis` is the axis of v that counts the outputs."""
+
+    def __init__(self, *v_shape: int, out_axis: int = 0) -> None:
+        super().__init__()
+        self.v = _random(*v_shape)
+        self.g = nn.Parameter(torch.ones(v_shape[out_axis]))
+        self.b = nn.Parameter(torch.zeros(v_shape[out_axis]))
+        self.axes = tuple(axis for axis in range(len(v_shape)) if axis != out_axis)
+        self.g_shape = [-1 if axis == out_axis else 1 for axis in range(len(v_shape))]
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        unit = direction(self.v, self.axes)
+        if self.initializing:
+            return self.set_gain_and_bias(self.apply_weight(x, unit, None), self.g, self.b)
+        return self.apply_weight(x, self.g.view(self.g_shape) * unit, self.b)
+
+
+class Linear(_Layer):
+    """[N, inputs] -> [N, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(outputs, inputs)
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product itself."""
+        return F.linear(x, weight, bias)
+
+
+class Conv3x3(_Layer):
+    """[N, C, H, W] -> [N, K, H, W], or rows and columns halved (rounded up) with stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(outputs, inputs, 3, 3)
+        self.stride = stride
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution itself."""
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=1)
+
+
+class Upsample3x3(_Layer):
+    """Transposed convolution of stride 2: [N, C, ., .] -> [N, K, *size], the mirror of a halving from `size`."""
+
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__(inputs, outputs, 3, 3, out_axis=1)
+        self.output_padding = [(side + 1) % 2 for side in size]
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The transposed convolution itself."""
+        return F.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=self.output_padding)
+
+
+class ResNetBlock(nn.Module):
+    """`skip(x) + 0.1 * conv2(elu(conv1(elu(x))))`, pre-activation (Kingma et al. 2016, app. B and C).
+
+    A stride of 2 halves the image in conv1; `up_to` doubles it to that size in conv2; the skip is then a convolution of
+    the same kind, else the identity.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, up_to: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.conv1 = Conv3x3(inputs, outputs, stride)
+        self.conv2 = Conv3x3(outputs, outputs) if up_to is None else Upsample3x3(outputs, outputs, up_to)
+        self.skip: nn.Module = nn.Identity()
+        if up_to is not None:
+            self.skip = Upsample3x3(inputs, outputs, up_to)
+        elif stride != 1:
+            self.skip = Conv3x3(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, K, H', W']."""
+        y: Tensor = self.skip(x) + 0.1 * self.conv2(F.elu(self.conv1(F.elu(x))))
+        return y
+
+
+class MADEFlow(_Initializable):
+    """T MADE steps over D variables with M hidden units in each of two layers."""
+
+    def __init__(self, latent_size: int, hidden: int, steps: int, scale: bool) -> None:
+        super().__init__()
+        D, M, T, R = latent_size, hidden, steps, latent_size * (2 if scale else 1)
+        self.hidden1_v, self.hidden2_v, self.output_v = _random(T, M, D), _random(T, M, M), _random(T, R, M)
+        self.hidden1_g, self.hidden2_g, self.output_g = (nn.Parameter(torch.ones(T, n)) for n in (M, M, R))
+        self.hidden1_b, self.hidden2_b, self.output_b = (nn.Parameter(torch.zeros(T, n)) for n in (M, M, R))
+        degrees = masks.made_degrees(D, M)
+        first, second, third = masks.made_masks(degrees, D, like=torch.ones(()))
+        self.degrees = nn.Buffer(degrees, persistent=False)
+        self.hidden1_mask = nn.Buffer(first, persistent=False)
+        self.hidden2_mask = nn.Buffer(second, persistent=False)
+        self.output_mask = nn.Buffer(third.repeat(R // D, 1), persistent=False)
+
+    def params(self) -> MADEFlowParams:
+        """Plain weights for the ops."""
+        return MADEFlowParams(
+            self.hidden1_g[..., None] * direction(self.hidden1_v, 2, self.hidden1_mask),
+            self.hidden1_b,
+            self.hidden2_g[..., None] * direction(self.hidden2_v, 2, self.hidden2_mask),
+            self.hidden2_b,
+            self.output_g[..., None] * direction(self.output_v, 2, self.output_mask),
+            self.output_b,
+            self.degrees,
+        )
+
+    def forward(self, z: Tensor, hidden_context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Density direction: z [N, D], hidden_context [N, T, M] or None -> eps [N, D], log_det [N]."""
+        if self.initializing:
+            return reference.made_flow_forward(z, self.params(), hidden_context, self._initialize)
+        return ops.made_flow_forward(z, self.params(), hidden_context)
+
+    def inverse(self, eps: Tensor, hidden_context: Tensor | None = None) -> Tensor:
+        """Sampling direction: eps [N, D] -> z [N, D]."""
+        return ops.made_flow_inverse(eps, self.params(), hidden_context)
+
+    def _initialize(self, name: str, t: int, activations: Tensor) -> Tensor:
+        g, b = getattr(self, f"{name}_g")[t], getattr(self, f"{name}_b")[t]
+        # The first shifts are a tenth of other outputs, so that a step starts near the identity (openai/iaf).
+        std = INIT_STD * INIT_STD if name == "output" else INIT_STD
+        return self.set_gain_and_bias(activations, g, b, std) - b  # the reference adds the bias that was just set
+
+
+class PixelCNN(_Initializable):
+    """C channels, K context maps, L mask-B layers (tied: one v for all), P 1x1 blocks."""
+
+    def __init__(
+        self, channels: int, context_maps: int, layers: int, pointwise_blocks: int, tied: bool, spec: PixelCNNSpec
+    ) -> None:
+        super().__init__()
+        C, K, L, P = channels, context_maps, layers, pointwise_blocks
+        self.spec = spec
+        self.input_v = _random(C, 1 + K, 3, 3)
+        self.hidden_v = _random(min(1, L) if tied else L, C, C, 3, 3)
+        self.pointwise_v = _random(P, 2, C, C)
+        self.output_v = _random(1, C)
+        shapes = ((C,), (L, C), (P, 2, C), (1,))
+        self.input_g, self.hidden_g, self.pointwise_g, self.output_g = (nn.Parameter(torch.ones(s)) for s in shapes)
+        self.input_b, self.hidden_b, self.pointwise_b, self.output_b = (nn.Parameter(torch.zeros(s)) for s in shapes)
+        input_mask = torch.ones(1 + K, 3, 3)  # context is known before any pixel: no mask on its channels
+        input_mask[0] = masks.causal3x3("A", like=input_mask)
+        self.input_mask = nn.Buffer(input_mask, persistent=False)
+        self.hidden_mask = nn.Buffer(masks.causal3x3("B", like=input_mask), persistent=False)
+
+    def params(self) -> PixelCNNParams:
+        """Plain weights for the ops."""
+        first = self.input_g[:, None, None, None] * direction(self.input_v, (1, 2, 3), self.input_mask)
+        return PixelCNNParams(
+            first[:, :1],
+            first[:, 1:],
+            self.input_b,
+            direction(self.hidden_v, (2, 3, 4), self.hidden_mask),
+            self.hidden_g,
+            self.hidden_b,
+            self.pointwise_g[..., None] * direction(self.pointwise_v, 3),
+            self.pointwise_b,
+            self.output_g * direction(self.output_v, 1)[0],
+            self.output_b,
+        )
+
+    def logits(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """[N, 1, H, W]; in an initialisation, the pass that sets gains and biases."""
+        if self.initializing:
+            return reference.pixelcnn_logits(x, context, self.params(), self.spec, self._initialize)
+        return ops.pixelcnn_logits(x, context, self.params(), self.spec)
+
+    def log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Log-likelihood of binary images, [N] nats."""
+        return ops.pixelcnn_log_prob(x, context, self.params(), self.spec)
+
+    def sample(
+        self, context: Tensor | None, uniforms: Tensor, temperature: float = 1.0, given: Tensor | None = None
+    ) -> Tensor:
+        """Binary images [N, 1, H, W], see `ops.pixelcnn_sample`."""
+        return ops.pixelcnn_sample(context, self.params(), uniforms, self.spec, temperature=temperature, given=given)
+
+    def _initialize(self, name: str, index: int, activations: Tensor) -> Tensor:
+        C = activations.shape[1]
+        g = getattr(self, f"{name}_g").view(-1, C)[index]
+        b = getattr(self, f"{name}_b").view(-1, C)[index]
+        # As in openai/iaf, masked convolutions start at standard deviation 1; the logits near 0.
+        normalised = self.set_gain_and_bias(activations, g, b, INIT_STD if name == "output" else 1.0)
+        # The reference adds the bias that was just set, and multiplies hidden layers by their gain first.
+        return activations if name == "hidden" else normalised - b[:, None, None]

@@ -1,0 +1,375 @@
+"""The Variational Lossy Autoencoder (Chen et al., ICLR 2017, arXiv:1611.02731) on one page.
+
+::
+
+    x --encoder--> q(z|x) --> z --flow, one pass a step--> eps --N(0, 1)--> log p(z)          scoring
+                              +---decoder--> context ---+
+    x --------------------------------------------------+-PixelCNN--> log p(x|z)
+
+    eps ~ N(0, 1) --flow, D dependent steps--> z --decoder--> context --PixelCNN, pixel after pixel--> x    drawing
+"""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, constraints
+
+from vlae_fast import checkpoint, noise
+from vlae_fast.config import VLAEConfig, from_dict
+from vlae_fast.layers import Conv3x3, Linear, MADEFlow, PixelCNN, ResNetBlock, initialization
+
+__all__ = ["VLAE", "Bound", "Decoder", "Encoder", "FlowPosterior"]
+
+CHUNK = 256
+"""Images drawn, or codes scored, at once."""
+
+
+class Bound(NamedTuple):
+    """The variational bound of each image, in nats (the paper's eq. 4)."""
+
+    reconstruction: Tensor
+    """log p(x|z), [N]."""
+    kl: Tensor
+    """log q(z|x) - log p(z), one sample, [N]."""
+    kl_dimensions: Tensor
+    """The same, split over the dimensions of z, [N, D] (a flow's log-determinant in equal shares)."""
+
+    @property
+    def elbo(self) -> Tensor:
+        """Lower bound of log p(x), [N]."""
+        return self.reconstruction - self.kl
+
+
+class Encoder(nn.Module):
+    """Halving ResNet blocks with a plain block in every gap, then a dense layer (Kingma et al. 2016, app. B)."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        inputs = 1
+        for i, outputs in enumerate(config.encoder_channels):
+            if i > 0:
+                blocks.append(ResNetBlock(inputs, inputs))
+            blocks.append(ResNetBlock(inputs, outputs, stride=2))
+            inputs = outputs
+        height, width = _sizes(config)[-1]
+        self.blocks = nn.Sequential(*blocks)
+        self.dense = Linear(inputs * height * width, config.dense_units)
+        self.moments = Linear(config.dense_units, 2 * config.latent_size)
+        self.flow_steps = config.flow_steps
+        self.context = None
+        if config.posterior == "iaf":
+            self.context = Linear(config.dense_units, config.flow_steps * config.flow_hidden)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [N, 1, H, W] -> mean and log standard deviation of z [N, D], context of the flow [N, T, M] or None."""
+        h = F.elu(self.dense(F.elu(self.blocks(x)).flatten(1)))
+        mean, log_std = self.moments(h).chunk(2, dim=1)
+        context = None if self.context is None else self.context(h).unflatten(1, (self.flow_steps, -1))
+        return mean, log_std, context
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror: z [N, D] -> context maps [N, K, H, W], or logits [N, 1, H, W] if factorized."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        *ups, (height, width) = _sizes(config)
+        channels = config.encoder_channels[::-1]
+        self.shape = (channels[0], height, width)
+        self.dense1 = Linear(config.latent_size, config.dense_units)
+        self.dense2 = Linear(config.dense_units, math.prod(self.shape))
+        blocks: list[nn.Module] = []
+        for i, size in enumerate(reversed(ups)):
+            outputs = channels[min(i + 1, len(channels) - 1)]
+            blocks.append(ResNetBlock(channels[i], outputs, up_to=size))
+            if i + 1 < len(channels):
+                blocks.append(ResNetBlock(outputs, outputs))
+        self.blocks = nn.Sequential(*blocks)
+        self.output = Conv3x3(channels[-1], config.context_maps if config.decoder == "pixelcnn" else 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """See the class."""
+        h = self.dense2(F.elu(self.dense1(z))).unflatten(1, self.shape)
+        maps: Tensor = self.output(F.elu(self.blocks(h)))
+        return maps
+
+
+def _sizes(config: VLAEConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the image, then after each halving."""
+    sizes = [(config.height, config.width)]
+    for _ in config.encoder_channels:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+def _normal_log_prob(eps: Tensor) -> Tensor:
+    return -0.5 * (eps * eps + math.log(2 * math.pi))
+
+
+class FlowPosterior(Distribution):
+    """q(z|x) of an inverse autoregressive flow (Kingma et al. 2016): z = flow(z0), z0 from a diagonal Gaussian."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, base: Independent, flow: MADEFlow, hidden_context: Tensor) -> None:
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        self.base, self.flow, self.hidden_context = base, flow, hidden_context
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Codes [*sample_shape, N, D]."""
+        z0 = self.base.rsample(sample_shape)
+        return self.flow(z0.flatten(0, -2), self._context(z0))[0].view_as(z0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of codes [..., N, D] in nats, [..., N]; inverts the flow, so it is not differentiable."""
+        z0 = self.flow.inverse(value.flatten(0, -2), self._context(value))
+        _, log_det = self.flow(z0, self._context(value))
+        return self.base.log_prob(z0.view_as(value)) - log_det.view(value.shape[:-1])
+
+    def _context(self, z: Tensor) -> Tensor:
+        context = self.hidden_context
+        return context.expand(*z.shape[:-2], *context.shape).reshape(-1, *context.shape[1:])
+
+
+class VLAE(nn.Module):
+    """The model; its variants are fields of the config. Images are float32 tensors [N, 1, H, W] of 0 and 1 (ink)."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        latent = c.conditioning == "latent"
+        self.encoder = Encoder(c) if latent else None
+        self.decoder = Decoder(c) if latent else None
+        self.prior_flow, self.posterior_flow = (
+            MADEFlow(c.latent_size, c.flow_hidden, c.flow_steps, c.flow_scale)
+            if latent and kind in ("af", "iaf")
+            else None
+            for kind in (c.prior, c.posterior)
+        )
+        self.context_map = None
+        if c.conditioning == "map":
+            self.context_map = nn.Parameter(torch.zeros(c.context_maps, c.height, c.width))
+        self.pixelcnn = None
+        if c.decoder == "pixelcnn":
+            maps = 0 if c.conditioning == "none" else c.context_maps
+            self.pixelcnn = PixelCNN(c.pixelcnn_channels, maps, c.pixelcnn_layers, c.pointwise_blocks, c.tied, c.wiring)
+
+    # --- scoring ------------------------------------------------------------------------------------------------
+
+    def encode(self, images: Tensor) -> Distribution:
+        """q(z|x) of images [N, 1, H, W]: a distribution over z with batch shape [N] and event shape [D].
+
+        Raises ValueError where the model has no latent code.
+        """
+        mean, log_std, context = self._encoder()(self._checked(images))
+        base = Independent(Normal(mean, log_std.exp()), 1)
+        return base if self.posterior_flow is None else FlowPosterior(base, self.posterior_flow, context)
+
+    def elbo(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
+        """The variational bound of binary images [N, 1, H, W], one sample of z each.
+
+        noise [N, D] standard normal; drawn from torch's generator if None. Without a latent code the KL is 0 and the
+        bound is the exact log-likelihood.
+        """
+        images = self._checked(images)
+        if self.encoder is None:
+            nothing = images.new_zeros(len(images), 1)
+            return Bound(self._log_prob_given(images, None), nothing[:, 0], nothing)
+        moments = self.encoder(images)
+        if noise is None:
+            noise = torch.randn_like(moments[0])
+        return self._bound(images, moments, noise)
+
+    def _bound(self, images: Tensor, moments: tuple[Tensor, Tensor, Tensor | None], noise: Tensor) -> Bound:
+        mean, log_std, context = moments
+        z = mean + log_std.exp() * noise
+        log_q = _normal_log_prob(noise) - log_std
+        if self.posterior_flow is not None:
+            z, log_det = self.posterior_flow(z, context)
+            log_q = log_q - log_det[:, None] / z.shape[1]
+        eps, log_p = z, 0.0
+        if self.prior_flow is not None:
+            eps, log_det = self.prior_flow(z)
+            log_p = log_det[:, None] / z.shape[1]
+        kl_dimensions = log_q - log_p - _normal_log_prob(eps)
+        return Bound(self._log_prob_given(images, z), kl_dimensions.sum(1), kl_dimensions)
+
+    def _log_prob_given(self, images: Tensor, z: Tensor | None) -> Tensor:
+        """log p(x|z), [N] nats."""
+        context = self._context(z, len(images))
+        if self.pixelcnn is None:
+            assert context is not None
+            return (images * context - F.softplus(context)).flatten(1).sum(1)
+        return self.pixelcnn.log_prob(images, context)
+
+    def _context(self, z: Tensor | None, n: int) -> Tensor | None:
+        """Context maps [n, K, H, W] of the PixelCNN, or logits [n, 1, H, W] of a factorized decoder."""
+        if self.decoder is not None:
+            maps: Tensor = self.decoder(z)
+            return maps
+        return None if self.context_map is None else self.context_map.expand(n, -1, -1, -1)
+
+    @torch.no_grad()
+    def log_weights(self, images: Tensor, samples: int, *, seed: int = 0, first: int = 0) -> Tensor:
+        """Logarithms of the importance weights p(x|z) p(z) / q(z|x), z from q(z|x): float64 [N, samples], nats.
+
+        The noise of image i depends on (seed, first + i, samples) alone.
+        """
+        images = self._checked(images)
+        N, D = len(images), self.config.latent_size
+        if self.encoder is None:
+            return self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
+        moments = self.encoder(images)
+        rows = []
+        for i in range(N):
+            normals, _ = noise.normals_and_uniforms(seed, noise.POSTERIOR, first + i, 1, samples * D)
+            parts = []
+            for part in normals.view(samples, D).to(images.device).split(CHUNK):
+                repeated = [None if m is None else m[i : i + 1].expand(len(part), *m.shape[1:]) for m in moments]
+                bound = self._bound(images[i : i + 1].expand(len(part), -1, -1, -1), tuple(repeated), part)
+                parts.append(bound.elbo.double())
+            rows.append(torch.cat(parts))
+        return torch.stack(rows) if rows else images.new_zeros(0, samples, dtype=torch.float64)
+
+    def log_likelihood(self, images: Tensor, *, samples: int = 4096, seed: int = 0, first: int = 0) -> Tensor:
+        """Importance-sampled log p(x) of binary images, float64 [N] nats (Burda et al. 2016, arXiv:1509.00519, eq. 8).
+
+        `log_weights` says what the noise depends on.
+        """
+        if samples < 1:
+            raise ValueError(f"samples: >= 1 wanted, got {samples}")
+        weights = self.log_weights(images, samples, seed=seed, first=first)
+        return weights.logsumexp(1) - math.log(weights.shape[1])
+
+    # --- drawing ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, seed: int = 0, first: int = 0, temperature: float = 1.0, given: Tensor | None = None
+    ) -> Tensor:
+        """n images [n, 1, H, W] from the model: z from the prior, then pixel after pixel.
+
+        Image i depends on (seed, first + i) alone. temperature divides the logits of the pixels; given [n, H, W] int8
+        keeps pixels that are 0 or 1 in it and draws those that are -1.
+        """
+        c = self.config
+        D = c.latent_size if c.conditioning == "latent" else 0
+        images = []
+        for start in range(0, n, CHUNK):
+            count = min(CHUNK, n - start)
+            eps, uniforms = self._noise(seed, noise.SAMPLE, first + start, count, D)
+            z = None if self.decoder is None else eps if self.prior_flow is None else self.prior_flow.inverse(eps)
+            kept = None if given is None else given[start : start + count]
+            images.append(self._draw(z, uniforms, temperature, kept))
+        return torch.cat(images) if images else torch.empty(0, 1, c.height, c.width, device=self._device())
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0) -> Tensor:
+        """Lossy decompressions [N, 1, H, W] (the paper's figure 1): z from q(z|x), then x' from p(x|z).
+
+        Image i depends on (seed, first + i) alone.
+        """
+        images = self._checked(images)
+        parts = []
+        for start in range(0, len(images), CHUNK):
+            part = images[start : start + CHUNK]
+            mean, log_std, context = self._encoder()(part)
+            normals, uniforms = self._noise(seed, noise.RECONSTRUCTION, first + start, len(part), mean.shape[1])
+            z = mean + log_std.exp() * normals
+            if self.posterior_flow is not None:
+                z, _ = self.posterior_flow(z, context)
+            parts.append(self._draw(z, uniforms, 1.0, None))
+        return torch.cat(parts) if parts else images
+
+    def _draw(self, z: Tensor | None, uniforms: Tensor, temperature: float, given: Tensor | None) -> Tensor:
+        """Images from p(x|z)."""
+        context = self._context(z, len(uniforms))
+        if self.pixelcnn is not None:
+            return self.pixelcnn.sample(context, uniforms, temperature, given)
+        assert context is not None
+        drawn = (uniforms[:, None] < torch.sigmoid(context / temperature)).to(uniforms.dtype)
+        return drawn if given is None else torch.where(given[:, None] < 0, drawn, given[:, None].to(drawn.dtype))
+
+    def _noise(self, seed: int, stream: int, first: int, n: int, normals: int) -> tuple[Tensor, Tensor]:
+        """Standard normals [n, normals] and uniforms [n, H, W] on the model's device."""
+        H, W = self.config.height, self.config.width
+        eps, uniforms = noise.normals_and_uniforms(seed, stream, first, n, normals, H * W)
+        return eps.to(self._device()), uniforms.view(n, H, W).to(self._device())
+
+    # --- the rest -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Data-dependent initialisation of every gain and bias from a batch of images (Salimans & Kingma 2016)."""
+        images = self._checked(images)
+        with initialization(self):
+            z = None
+            if self.encoder is not None:
+                mean, log_std, context = self.encoder(images)
+                z = mean + log_std.exp() * torch.randn_like(mean)
+                if self.posterior_flow is not None:
+                    z, _ = self.posterior_flow(z, context)
+                if self.prior_flow is not None:
+                    self.prior_flow(z)
+            context = self._context(z, len(images))
+            if self.pixelcnn is not None:
+                self.pixelcnn.logits(images, context)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `config.json` and `model.safetensors`."""
+        folder = Path(folder)
+        checkpoint.write_json(folder / "config.json", {"model": asdict(self.config)})
+        checkpoint.write_tensors(folder / "model.safetensors", self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
+        """A model from a folder that `save_pretrained` or a training wrote. No code in the files is executed.
+
+        Raises CheckpointError (a ValueError) that names the file at fault.
+        """
+        folder = Path(name_or_folder)
+        if not folder.is_dir():
+            raise checkpoint.CheckpointError(f"{folder}: no such folder, and no weights of that name are shipped")
+        content = checkpoint.read_json(folder / "config.json")
+        if not isinstance(content, dict) or "model" not in content:
+            raise checkpoint.CheckpointError(f"{folder / 'config.json'}: no object with a field 'model'")
+        config = from_dict(VLAEConfig, content["model"], str(folder / "config.json"))
+        with torch.device("meta"):
+            wanted = cls(config).state_dict()
+        tensors, _ = checkpoint.read_tensors(folder / "model.safetensors", wanted)
+        model = cls(config)
+        model.load_state_dict(tensors)
+        return model
+
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise ValueError(f"conditioning: this model has no latent code (it is {self.config.conditioning!r})")
+        return self.encoder
+
+    def _checked(self, images: Tensor) -> Tensor:
+        H, W = self.config.height, self.config.width
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images: a tensor wanted, got {type(images).__name__}")
+        if images.dtype != next(self.parameters()).dtype:
+            raise TypeError(f"images: {next(self.parameters()).dtype} wanted, got {images.dtype}")
+        if images.dim() != 4 or images.shape[1:] != (1, H, W):
+            raise ValueError(f"images: shape [N, 1, {H}, {W}] wanted, got {list(images.shape)}")
+        if (
+            images.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not ((images == 0) | (images == 1)).all()
+        ):
+            raise ValueError("images: binary pixels (0 or 1) wanted, got other values")
+        return images
