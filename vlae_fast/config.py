@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from tyro.conf import Suppress
 
 __all__ = ["PixelCNNSpec", "TrainConfig", "VLAEConfig", "from_dict"]
 
@@ -69,10 +71,10 @@ class PixelCNNSpec:
 class VLAEConfig:
     """A model: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
 
-    height: int = 28
-    """Rows of an image, pixels."""
-    width: int = 28
-    """Columns of an image, pixels."""
+    height: Annotated[int, Suppress] = 28
+    """Rows of an image, pixels. No flag of its own: the data tell."""
+    width: Annotated[int, Suppress] = 28
+    """Columns of an image, pixels. No flag of its own: the data tell."""
     conditioning: Literal["latent", "map", "none"] = "latent"
     """What the decoder is conditioned on: a latent code (a VAE), a learned constant map, or nothing."""
     prior: Literal["af", "gaussian"] = "af"
@@ -147,6 +149,8 @@ _PRESETS = {
 class TrainConfig:
     """A training: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
 
+    data: str = "static-mnist"
+    """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz or a folder of PNGs."""
     batch_size: int = 128
     """Images of a step."""
     learning_rate: float = 0.002

@@ -219,36 +219,38 @@ class VLAE(nn.Module):
         return None if self.context_map is None else self.context_map.expand(n, -1, -1, -1)
 
     @torch.no_grad()
-    def log_weights(self, images: Tensor, samples: int, *, seed: int = 0, first: int = 0) -> Tensor:
-        """Logarithms of the importance weights p(x|z) p(z) / q(z|x), z from q(z|x): float64 [N, samples], nats.
+    def sampled_bounds(self, images: Tensor, samples: int, *, seed: int = 0, first: int = 0) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and log q(z|x) - log p(z) for `samples` codes z from q(z|x) of each image: float64 [N, samples].
 
-        The noise of image i depends on (seed, first + i, samples) alone.
+        In nats; their difference is the logarithm of an importance weight. The noise of image i depends on
+        (seed, first + i, samples) alone.
         """
         images = self._checked(images)
-        N, D = len(images), self.config.latent_size
-        if self.encoder is None:
-            return self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
+        if samples < 1:
+            raise ValueError(f"samples: >= 1 wanted, got {samples}")
+        if self.encoder is None:  # exact: every sample is the same
+            exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
+            return exact, torch.zeros_like(exact)
         moments = self.encoder(images)
-        rows = []
-        for i in range(N):
+        D = self.config.latent_size
+        reconstruction, kl = (images.new_empty(len(images), samples, dtype=torch.float64) for _ in range(2))
+        for i, image in enumerate(images):
             normals, _ = noise.normals_and_uniforms(seed, noise.POSTERIOR, first + i, 1, samples * D)
-            parts = []
-            for part in normals.view(samples, D).to(images.device).split(CHUNK):
-                repeated = [None if m is None else m[i : i + 1].expand(len(part), *m.shape[1:]) for m in moments]
-                bound = self._bound(images[i : i + 1].expand(len(part), -1, -1, -1), tuple(repeated), part)
-                parts.append(bound.elbo.double())
-            rows.append(torch.cat(parts))
-        return torch.stack(rows) if rows else images.new_zeros(0, samples, dtype=torch.float64)
+            normals = normals.view(samples, D).to(images.device)
+            for start in range(0, samples, CHUNK):
+                part = normals[start : start + CHUNK]
+                mean, log_std, context = (m if m is None else m[i].expand(len(part), *m.shape[1:]) for m in moments)
+                bound = self._bound(image.expand(len(part), -1, -1, -1), (mean, log_std, context), part)
+                reconstruction[i, start : start + CHUNK], kl[i, start : start + CHUNK] = bound.reconstruction, bound.kl
+        return reconstruction, kl
 
     def log_likelihood(self, images: Tensor, *, samples: int = 4096, seed: int = 0, first: int = 0) -> Tensor:
         """Importance-sampled log p(x) of binary images, float64 [N] nats (Burda et al. 2016, arXiv:1509.00519, eq. 8).
 
-        `log_weights` says what the noise depends on.
+        `sampled_bounds` says what the noise depends on.
         """
-        if samples < 1:
-            raise ValueError(f"samples: >= 1 wanted, got {samples}")
-        weights = self.log_weights(images, samples, seed=seed, first=first)
-        return weights.logsumexp(1) - math.log(weights.shape[1])
+        reconstruction, kl = self.sampled_bounds(images, samples, seed=seed, first=first)
+        return (reconstruction - kl).logsumexp(1) - math.log(samples)
 
     # --- drawing ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,229 @@
+"""The command line: `vlae-fast train | evaluate | sample | reconstruct | info`.
+
+Exit status: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C (the state of a training is saved).
+"""
+
+import argparse
+import dataclasses
+import math
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+from tyro.conf import Positional, arg, subcommand
+
+from vlae_fast import __version__, checkpoint, native, plots
+from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
+from vlae_fast.data import Dataset, load
+from vlae_fast.evaluate import evaluate
+from vlae_fast.model import VLAE
+from vlae_fast.train import Diverged, Trainer
+
+__all__ = ["main"]
+
+Run = Annotated[Path, arg(metavar="RUN")]
+
+
+@dataclass
+class Train:
+    """Train a model on binary images; the same command resumes a run that was cut short."""
+
+    out: Annotated[Path, arg(metavar="RUN")]
+    """Run folder: weights, state, metrics.jsonl, curves.png, samples.png."""
+    data_dir: Path | None = None
+    """Folder of the published files; default: $VLAE_DATA, else ./data."""
+    minutes: float | None = None
+    """Stop after so many minutes of training (validation not counted) since the run began, over all resumptions."""
+    epochs: float | None = None
+    """Stop after so many epochs since the run began. Without either, train until Ctrl-C."""
+    preset: str = "paper"
+    """Configuration that the --model flags start from: paper or tiny."""
+    training: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
+    """How to train."""
+    model: VLAEConfig = field(default_factory=VLAEConfig)
+    """What to train."""
+
+    def __call__(self) -> int:
+        for name in ("minutes", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: > 0 wanted, got {value}")
+        dataset = load(self.training.data, self.data_dir)
+        split = dataset.train
+        model = dataclasses.replace(self.model, height=split.height, width=split.width)
+        print(f"{dataset.name}: {len(split)} training images of {split.height}x{split.width} pixels")
+        trainer = Trainer(model, self.training, dataset, self.out)
+        if trainer.progress.step:
+            print(f"{self.out}: resumed at step {trainer.progress.step}")
+        finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
+        print(f"{self.out}: {'done' if finished else 'saved'} at step {trainer.progress.step}")
+        return 0 if finished else 130
+
+
+@dataclass
+class Evaluate:
+    """Bound, KL and importance-sampled likelihood of a model on a test split, with standard errors."""
+
+    run: Positional[Run]
+    """Run folder or folder of a saved model."""
+    samples: int = 4096
+    """Importance samples of an image."""
+    subset: int | None = None
+    """Evaluate so many test images, drawn at random with --seed; default: all."""
+    seed: int = 0
+    """Seed of the subset and of the noise."""
+    json: Path | None = None
+    """Write the figures to this file too."""
+    data: str | None = None
+    """Data set; default: the one that the run was trained on."""
+    data_dir: Path | None = None
+    """Folder of the published files; default: $VLAE_DATA, else ./data."""
+
+    def __call__(self) -> int:
+        model = VLAE.from_pretrained(self.run)
+        dataset = _dataset(self.run, self.data, self.data_dir)
+        with tqdm(unit="image") as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            result = evaluate(
+                model, dataset.test, samples=self.samples, subset=self.subset, seed=self.seed, report=report
+            )
+        print(f"data                    {dataset.name}, test\n{result}")
+        if self.json is not None:
+            content = {"run": str(self.run), "data": dataset.name, "split": "test", **result.to_dict()}
+            checkpoint.write_json(self.json, content)
+        return 0
+
+
+@dataclass
+class Sample:
+    """Draw images from a model."""
+
+    run: Positional[Run]
+    """Run folder or folder of a saved model."""
+    out: Path
+    """File to write: .png (a grid), .npy or .npz (uint8 [num, 1, H, W], 1 is ink)."""
+    num: int = 64
+    """Images to draw."""
+    seed: int = 0
+    """Seed; image i depends on (seed, first + i) alone."""
+    first: int = 0
+    """Number of the first image."""
+    temperature: float = 1.0
+    """Divides the logits of the pixels: below 1 the draws are more certain."""
+
+    def __call__(self) -> int:
+        if self.num < 1 or self.first < 0:
+            raise ValueError(f"num: >= 1 and first: >= 0 wanted, got {self.num} and {self.first}")
+        if self.out.suffix not in (".png", ".npy", ".npz"):
+            raise ValueError(f"out: a name that ends in .png, .npy or .npz wanted, got {str(self.out)!r}")
+        model = VLAE.from_pretrained(self.run)
+        images = model.sample(self.num, seed=self.seed, first=self.first, temperature=self.temperature)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        if self.out.suffix == ".png":
+            plots.image_grid(images, math.ceil(math.sqrt(self.num)), self.out)
+        elif self.out.suffix == ".npy":
+            np.save(self.out, images.to(torch.uint8).numpy())
+        else:
+            np.savez_compressed(self.out, images=images.to(torch.uint8).numpy())
+        print(f"{self.out}: {self.num} images")
+        return 0
+
+
+@dataclass
+class Reconstruct:
+    """Compress test images to their codes and draw them anew: each image beside its reconstruction."""
+
+    run: Positional[Run]
+    """Run folder or folder of a saved model."""
+    out: Path
+    """PNG file to write."""
+    num: int = 48
+    """Images, drawn at random from the test split with --seed."""
+    seed: int = 0
+    """Seed of the choice and of the noise."""
+    data: str | None = None
+    """Data set; default: the one that the run was trained on."""
+    data_dir: Path | None = None
+    """Folder of the published files; default: $VLAE_DATA, else ./data."""
+
+    def __call__(self) -> int:
+        if self.num < 1:
+            raise ValueError(f"num: >= 1 wanted, got {self.num}")
+        model = VLAE.from_pretrained(self.run)
+        images = _dataset(self.run, self.data, self.data_dir).test.fixed()
+        chosen = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(images))[: self.num])
+        plots.pairs(images[chosen], model.reconstruct(images[chosen], seed=self.seed), self.out)
+        print(f"{self.out}: {len(chosen)} test images, each beside its reconstruction")
+        return 0
+
+
+@dataclass
+class Info:
+    """What runs here, and what a run folder holds."""
+
+    run: Positional[Annotated[Path | None, arg(metavar="[RUN]")]] = None
+    """Run folder or folder of a saved model."""
+
+    def __call__(self) -> int:
+        print(f"vlae_fast        {__version__}")
+        print(f"Python, torch    {platform.python_version()}, {torch.__version__}")
+        print(f"CPU bodies       {native.isa()}, {torch.get_num_threads()} threads")
+        print(f"CUDA device      {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
+        if self.run is None:
+            return 0
+        model = VLAE.from_pretrained(self.run)
+        print(f"\n{self.run}")
+        for name, child in model.named_children():
+            print(f"{name:<16} {sum(p.numel() for p in child.parameters()):,} parameters")
+        for f in dataclasses.fields(model.config):
+            print(f"{f.name:<16} {getattr(model.config, f.name)}")
+        return 0
+
+
+def _dataset(run: Path, data: str | None, data_dir: Path | None) -> Dataset:
+    """The named data set, or the one that a run was trained on."""
+    if data is None:
+        path = run / "config.json"
+        content = checkpoint.read_json(path)
+        if "training" not in content:
+            raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")
+        data = from_dict(TrainConfig, content["training"], str(path)).data
+    return load(data, data_dir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--preset", default="paper")
+        preset = VLAEConfig.preset(early.parse_known_args(argv)[0].preset)
+        train = Train(out=tyro.MISSING, model=preset)
+        commands = (
+            Annotated[Train, subcommand("train", default=train)]
+            | Annotated[Evaluate, subcommand("evaluate")]
+            | Annotated[Sample, subcommand("sample")]
+            | Annotated[Reconstruct, subcommand("reconstruct")]
+            | Annotated[Info, subcommand("info")]
+        )
+        command = tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)  # type: ignore[call-overload]
+        status: int = command()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"vlae-fast: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"vlae-fast: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,307 @@
+"""Training: Adamax with free bits and Polyak averaging (the paper's appendix A), resumable at every step."""
+
+import copy
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from vlae_fast import checkpoint, noise, plots
+from vlae_fast.config import TrainConfig, VLAEConfig
+from vlae_fast.data import Dataset
+from vlae_fast.model import VLAE, Bound
+
+__all__ = ["Diverged", "Trainer"]
+
+BAD_STEPS = 10
+"""Steps in a row that the gradient guard skips before it ends the training."""
+
+
+class Diverged(RuntimeError):
+    """The training cannot go on; the last good state is on the disk."""
+
+
+@dataclass
+class Progress:
+    """What changes during a training beside tensors; written with them."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Time spent in training steps, over all resumptions."""
+    kl_weight: float = 1.0
+    """gamma of soft free bits."""
+    best_nats: float = float("inf")
+    """Lowest validation negative ELBO so far, that of model.safetensors."""
+
+
+class Trainer:
+    """One training in a run folder; creating it for a folder that holds a state resumes that.
+
+    Raises CheckpointError where the folder holds another config or damaged files.
+    """
+
+    def __init__(self, model: VLAEConfig, config: TrainConfig, dataset: Dataset, out: Path) -> None:
+        self.config, self.dataset, self.out = config, dataset, out
+        self.progress = Progress()
+        torch.manual_seed(config.seed)
+        self.model = VLAE(model)
+        self.valid_images = self._validation_images()
+        self._claim_folder()
+        state = out / "state.safetensors"
+        resumed = state.exists()
+        if not resumed:
+            count = min(8 * config.batch_size, len(dataset.train))
+            self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
+        self.average = copy.deepcopy(self.model)
+        self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
+        self._polyak = get_ema_multi_avg_fn(config.polyak)
+        if resumed:
+            self._load(state)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that show every training image once."""
+        return -(-len(self.dataset.train) // self.config.batch_size)
+
+    def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
+        """Trains until the run has `minutes` of training steps or `epochs` behind it, or a signal comes.
+
+        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it. Raises Diverged.
+        """
+        last_step = None if epochs is None else round(epochs * self.steps_per_epoch)
+        total_seconds = None if minutes is None else 60 * minutes
+        interval = max(1, round(self.config.validation_epochs * self.steps_per_epoch))
+        rows: list[Bound] = []
+        bad_steps = 0
+        saved = time.monotonic()
+
+        def done() -> bool:
+            p = self.progress
+            return (last_step is not None and p.step >= last_step) or (
+                total_seconds is not None and p.seconds >= total_seconds
+            )
+
+        with _stop_on_signal() as stopped, self._bar(last_step, total_seconds) as bar:
+            while not (done() or stopped):
+                start = time.monotonic()
+                bound = self._step()
+                bad_steps = 0 if bound is not None else bad_steps + 1
+                if bad_steps == BAD_STEPS:
+                    self.save()
+                    raise Diverged(
+                        f"{BAD_STEPS} steps in a row gave NaN or a gradient norm above {self.config.gradient_limit:g}; "
+                        f"the last good state is in {self.out}"
+                    )
+                self.progress.step += 1
+                seconds = time.monotonic() - start
+                self.progress.seconds += seconds
+                if bound is not None:
+                    rows.append(bound)
+                    self._show(bar, bound, seconds, total_seconds is not None)
+                if rows and (self.progress.step % interval == 0 or done()):
+                    self._validate(rows, bar)
+                    rows.clear()
+                    self.save()
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
+            self.save()
+        return not stopped
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def _step(self) -> Bound | None:
+        """Moves the weights by one batch; None if the guard skipped it."""
+        epoch, position = divmod(self.progress.step, self.steps_per_epoch)
+        B, split = self.config.batch_size, self.dataset.train
+        order = noise.permutation(self.config.seed, epoch, len(split))
+        indices = order[position * B : (position + 1) * B]
+        normals, uniforms = self._noise(self.progress.step, len(indices))
+        self.optimizer.zero_grad()
+        try:
+            bound = self.model.elbo(self._images(indices, uniforms), noise=normals)
+        except ValueError:  # an op met NaN or infinity
+            return None
+        self._loss(bound).backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients) <= self.config.gradient_limit:
+            return None
+        self.optimizer.step()
+        with torch.no_grad():
+            self._polyak(list(self.average.parameters()), list(self.model.parameters()), 0)
+        return Bound(*(t.detach() for t in bound))
+
+    def _loss(self, bound: Bound) -> Tensor:
+        """Negative bound in nats with free bits: what the optimiser sees, never what is reported."""
+        config, free = self.config, self.config.free_bits_nats
+        if config.free_bits == "soft":  # Chen et al. 2017, appendix C
+            weight, kl = self.progress.kl_weight, bound.kl.mean()
+            if kl.item() > 1.05 * free:
+                self.progress.kl_weight = min(1.0, 1.1 * weight)
+            elif kl.item() < free:
+                self.progress.kl_weight = weight / 1.1
+            return weight * kl - bound.reconstruction.mean()
+        # Kingma et al. 2016, eq. 15: the mean over the batch stands inside the maximum.
+        groups = bound.kl.mean()[None] if config.free_bits_groups == "all" else bound.kl_dimensions.mean(0)
+        return groups.clamp_min(free / len(groups)).sum() - bound.reconstruction.mean()
+
+    def _noise(self, step: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """Normals [count, D] for z and, for data that are drawn, uniforms [count, 1, H, W] of a step."""
+        split, B, D = self.dataset.train, max(self.config.batch_size, count), self.model.config.latent_size
+        pixels = split.height * split.width if split.dynamic else 0
+        normals, uniforms = noise.normals_and_uniforms(
+            self.config.seed, noise.TRAINING, step % 2**63, 1, B * D, B * pixels
+        )
+        shaped = uniforms.view(B, 1, split.height, split.width)[:count] if split.dynamic else None
+        return normals.view(B, D)[:count], shaped
+
+    def _images(self, indices: Any, uniforms: Tensor | None) -> Tensor:
+        split = self.dataset.train
+        return split.probabilities(indices) if uniforms is None else split.binary(indices, uniforms)
+
+    # --- validation ---------------------------------------------------------------------------------------------
+
+    def _validation_images(self) -> Tensor:
+        split = self.dataset.valid
+        chosen = noise.permutation(self.config.seed, 2**32, len(split))[: self.config.validation_images]
+        return split.fixed()[torch.from_numpy(np.sort(chosen))]
+
+    @torch.no_grad()
+    def _validate(self, rows: list[Bound], bar: "tqdm[Any]") -> None:
+        """Writes a line of metrics.jsonl, curves and samples, and the weights if they are the best so far."""
+        D = self.model.config.latent_size
+        normals, _ = noise.normals_and_uniforms(self.config.seed, noise.POSTERIOR, 0, len(self.valid_images), D)
+        bounds = [
+            self.average.elbo(images, noise=eps)
+            for images, eps in zip(self.valid_images.split(256), normals.split(256), strict=True)
+        ]
+        row: dict[str, Any] = {
+            "step": self.progress.step,
+            "epoch": self.progress.step / self.steps_per_epoch,
+            "seconds": round(self.progress.seconds, 3),
+            "kl_weight": self.progress.kl_weight,
+        }
+        for split, parts in (("train", rows), ("valid", bounds)):
+            row[f"{split}_negative_elbo_nats"] = -torch.cat([b.elbo for b in parts]).double().mean().item()
+            row[f"{split}_kl_nats"] = torch.cat([b.kl for b in parts]).double().mean().item()
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        bar.write(
+            f"epoch {row['epoch']:.2f}: validation {row['valid_negative_elbo_nats']:.2f} nats, "
+            f"KL {row['valid_kl_nats']:.2f} nats; training {row['train_negative_elbo_nats']:.2f} nats"
+        )
+        plots.curves(self._metrics(), self.out / "curves.png")
+        plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
+        if row["valid_negative_elbo_nats"] < self.progress.best_nats:
+            self.progress.best_nats = row["valid_negative_elbo_nats"]
+            checkpoint.write_tensors(self.out / "model.safetensors", self.average.state_dict())
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        path = self.out / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _bar(self, last_step: int | None, total_seconds: float | None) -> "tqdm[Any]":
+        if total_seconds is not None:
+            bar = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of training, {remaining} left{postfix}"
+            return tqdm(total=total_seconds, initial=self.progress.seconds, bar_format=bar)
+        return tqdm(total=last_step, initial=self.progress.step, unit="step")
+
+    @staticmethod
+    def _show(bar: "tqdm[Any]", bound: Bound, seconds: float, in_seconds: bool) -> None:
+        bar.update(seconds if in_seconds else 1)
+        bar.set_postfix(
+            {
+                "nats": f"{-bound.elbo.mean().item():.1f}",
+                "KL": f"{bound.kl.mean().item():.1f}",
+                "images/s": f"{len(bound.kl) / seconds:.0f}",
+            },
+            refresh=False,
+        )
+
+    # --- the run folder -----------------------------------------------------------------------------------------
+
+    def _claim_folder(self) -> None:
+        """Writes config.json, or checks that the folder's is the same."""
+        path = self.out / "config.json"
+        mine = {
+            "data": self.dataset.name,
+            "model": dataclasses.asdict(self.model.config),
+            "training": dataclasses.asdict(self.config),
+        }
+        mine = json.loads(json.dumps(mine))  # tuples become lists
+        if not path.exists():
+            checkpoint.write_json(path, mine)
+            return
+        theirs = checkpoint.read_json(path)
+        for part, value in mine.items():
+            other = theirs.get(part) if isinstance(theirs, dict) else None
+            if other != value:
+                fields = value if isinstance(value, dict) and isinstance(other, dict) else {}
+                changed = next((f for f in fields if other.get(f) != value[f]), None)
+                where, old, new = (f"{part}.{changed}", other[changed], value[changed]) if changed else (part, other, value)
+                raise checkpoint.CheckpointError(
+                    f"{self.out}: holds a run with another config ({where}: {old!r} there, {new!r} here); "
+                    "choose another folder, or the same options to resume it"
+                )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors of the state."""
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state[parameter]
+            if not state:  # what Adamax starts from
+                state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_inf=torch.zeros_like(parameter))
+            tensors |= {f"optimizer.{name}.{key}": t for key, t in state.items()}
+        return tensors
+
+    def save(self) -> None:
+        """Writes the whole state."""
+        metadata = {"progress": json.dumps(dataclasses.asdict(self.progress))}
+        checkpoint.write_tensors(self.out / "state.safetensors", self._tensors(), metadata)
+
+    def _load(self, path: Path) -> None:
+        mine = self._tensors()
+        tensors, metadata = checkpoint.read_tensors(path, mine)
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                tensor.copy_(tensors[name])
+        try:
+            self.progress = Progress(**json.loads(metadata["progress"]))
+        except (KeyError, TypeError, ValueError):
+            raise checkpoint.CheckpointError(f"{path}: no progress in its metadata") from None
+        # Lines after the state belong to steps that will be done again.
+        rows = [row for row in self._metrics() if row["step"] <= self.progress.step]
+        checkpoint.write_file(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of dying of the first; a second one acts as usual."""
+    received: list[int] = []
+    previous = {}
+
+    def handler(number: int, frame: Any) -> None:
+        received.append(number)
+        for signal_number, old in previous.items():
+            signal.signal(signal_number, old)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handler)
+    try:
+        yield received
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
