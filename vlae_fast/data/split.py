@@ -1,0 +1,142 @@
+"""Images of a data set in memory, and how binary images are drawn from them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlae_fast.data.files import check_size, fail
+from vlae_fast.noise import BINARIZATION, normals_and_uniforms
+
+__all__ = ["FIXED_DRAW_SEED", "Dataset", "Split", "make_splits"]
+
+FIXED_DRAW_SEED = 2016
+"""Seed of the one draw by which dynamic validation and test images are made binary."""
+_BLOCK_PIXELS = 2**22
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images of one split: training, validation or test."""
+
+    pixels: Array
+    """[n, H * W] ink: uint8 in 1/255, or float16 or float32 where that would not be exact; static images are bits,
+    eight to a byte, the first pixel highest: [n, ceil(H * W / 8)]."""
+    height: int
+    width: int
+    dynamic: bool
+    """Values are probabilities of ink, to be drawn; False: binary as they are."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def probabilities(self, indices: NDArray[np.int64] | slice) -> Tensor:
+        """Probabilities of ink of these images, float32 [n, 1, H, W] in [0, 1]."""
+        rows = self.pixels[indices]
+        if not self.dynamic:
+            rows = np.unpackbits(rows, axis=1, count=self.height * self.width)
+        white = 255 if self.dynamic and rows.dtype == np.uint8 else 1
+        return torch.from_numpy(rows.astype(np.float32)).div_(white).view(-1, 1, self.height, self.width)
+
+    def binary(self, indices: NDArray[np.int64] | slice, uniforms: Tensor) -> Tensor:
+        """Images drawn by `uniforms` [n, 1, H, W] in [0, 1): float32, 1 where the uniform is below the probability.
+
+        Raises ValueError where `uniforms` has another shape.
+        """
+        probabilities = self.probabilities(indices)
+        if uniforms.shape != probabilities.shape:
+            raise ValueError(f"uniforms: shape {tuple(uniforms.shape)}, {tuple(probabilities.shape)} wanted")
+        return (uniforms < probabilities.to(uniforms.device)).float()
+
+    def fixed(self, first: int = 0, count: int | None = None) -> Tensor:
+        """Binary images first..first+count-1 (default: to the last), float32 [count, 1, H, W], the same at every call.
+
+        Image i is drawn by the numbers of item i of the noise stream BINARIZATION under FIXED_DRAW_SEED; static images
+        are as they are. Raises ValueError where there are no such images.
+        """
+        count = len(self) - first if count is None else count
+        if not 0 <= first <= first + count <= len(self):
+            raise ValueError(f"images {first}..{first + count - 1} wanted of {len(self)}")
+        chosen = slice(first, first + count)
+        if not self.dynamic:
+            return self.probabilities(chosen)
+        _, uniforms = normals_and_uniforms(FIXED_DRAW_SEED, BINARIZATION, first, count, 0, self.height * self.width)
+        return self.binary(chosen, uniforms.view(-1, 1, self.height, self.width))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set under the name that stands wherever its numbers appear, in its three splits."""
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+
+
+def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) -> list[Split]:
+    """Checks the images and packs them as small as is exact (floats: to 4e-7 in probability).
+
+    Args:
+        path: named in errors.
+        parts: images [n, H, W] or [n, 1, H, W] of each split, all of one dtype: boolean, integer or float.
+        white: the value that means ink for certain. Default: 1 for floats, and for integers none of which is above 1;
+            else 255.
+
+    Images are static where every value of all parts is 0 or `white`. Raises DataError.
+    """
+    parts = [_images(path, part) for part in parts]
+    if len({(part.dtype, part.shape[1:]) for part in parts}) > 1:
+        fail(path, f"{', '.join(f'{part.dtype} {part.shape[1:]}' for part in parts)}: one type and image size wanted")
+
+    def every(test: Callable[[Array], Any]) -> bool:
+        return all(bool(np.all(test(x))) for part in parts for _, x in _blocks(part))
+
+    if white is None:
+        white = 255 if parts[0].dtype.kind in "iu" and not every(lambda x: x <= 1) else 1
+    if not every(lambda x: (x >= 0) & (x <= white)):  # NaN is neither
+        fail(path, f"values outside 0..{white}, or not a number")
+    _, height, width = parts[0].shape
+    if every(lambda x: (x == 0) | (x == white)):
+        return [_split(part, np.uint8, lambda x: np.packbits(x != 0, axis=1), height, width, False) for part in parts]
+
+    def scaled(x: Array) -> Array:
+        return x.astype(np.float32) * np.float32(255 / white)
+
+    if every(lambda x: np.abs(scaled(x) - np.rint(scaled(x))) < 1e-4):
+        return [_split(part, np.uint8, lambda x: np.rint(scaled(x)), height, width, True) for part in parts]
+    half = every(lambda x: x.astype(np.float32) == x.astype(np.float16))
+    return [_split(part, np.float16 if half else np.float32, lambda x: x, height, width, True) for part in parts]
+
+
+def _images(path: Path, part: Array) -> Array:
+    """The images [n, H, W], their number, size and type checked."""
+    if part.ndim == 4 and part.shape[1] == 1:
+        part = part.reshape(len(part), *part.shape[2:])
+    if part.ndim != 3 or part.dtype.kind not in "biuf":
+        fail(path, f"array of {part.dtype} {part.shape}, numbers [n, H, W] or [n, 1, H, W] wanted")
+    check_size(path, *part.shape)
+    return part
+
+
+def _blocks(part: Array) -> Iterator[tuple[int, Array]]:
+    """(first image, values [k, H * W]) of all images, some at a time: a mapped file need not fit in memory."""
+    pixels = part.shape[1] * part.shape[2]
+    step = max(1, _BLOCK_PIXELS // pixels)
+    for first in range(0, len(part), step):
+        yield first, np.asarray(part[first : first + step]).reshape(-1, pixels)
+
+
+def _split(part: Array, dtype: Any, pack: Callable[[Array], Array], height: int, width: int, dynamic: bool) -> Split:
+    columns = height * width if dynamic else -(-height * width // 8)
+    pixels = np.empty((len(part), columns), dtype)
+    for first, x in _blocks(part):
+        pixels[first : first + len(x)] = pack(x)
+    return Split(pixels, height, width, dynamic)
