@@ -23,7 +23,7 @@ from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
 from vlae_fast.data import Dataset, load
 from vlae_fast.evaluate import evaluate
 from vlae_fast.model import VLAE
-from vlae_fast.train import Diverged, Trainer
+from vlae_fast.train import DivergedError, Trainer
 
 __all__ = ["main"]
 
@@ -224,6 +224,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"vlae-fast: {error}", file=sys.stderr)
         return 2
-    except Diverged as error:
+    except DivergedError as error:
         print(f"vlae-fast: {error}", file=sys.stderr)
         return 1

@@ -22,13 +22,13 @@ from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
 from vlae_fast.model import VLAE, Bound
 
-__all__ = ["Diverged", "Trainer"]
+__all__ = ["DivergedError", "Trainer"]
 
 BAD_STEPS = 10
 """Steps in a row that the gradient guard skips before it ends the training."""
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """The training cannot go on; the last good state is on the disk."""
 
 
@@ -77,7 +77,7 @@ class Trainer:
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
         """Trains until the run has `minutes` of training steps or `epochs` behind it, or a signal comes.
 
-        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it. Raises Diverged.
+        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it. Raises DivergedError.
         """
         last_step = None if epochs is None else round(epochs * self.steps_per_epoch)
         total_seconds = None if minutes is None else 60 * minutes
@@ -99,7 +99,7 @@ class Trainer:
                 bad_steps = 0 if bound is not None else bad_steps + 1
                 if bad_steps == BAD_STEPS:
                     self.save()
-                    raise Diverged(
+                    raise DivergedError(
                         f"{BAD_STEPS} steps in a row gave NaN or a gradient norm above {self.config.gradient_limit:g}; "
                         f"the last good state is in {self.out}"
                     )
@@ -250,7 +250,9 @@ class Trainer:
             if other != value:
                 fields = value if isinstance(value, dict) and isinstance(other, dict) else {}
                 changed = next((f for f in fields if other.get(f) != value[f]), None)
-                where, old, new = (f"{part}.{changed}", other[changed], value[changed]) if changed else (part, other, value)
+                where, old, new = (
+                    (f"{part}.{changed}", other[changed], value[changed]) if changed else (part, other, value)
+                )
                 raise checkpoint.CheckpointError(
                     f"{self.out}: holds a run with another config ({where}: {old!r} there, {new!r} here); "
                     "choose another folder, or the same options to resume it"
@@ -263,7 +265,9 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state[parameter]
             if not state:  # what Adamax starts from
-                state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_inf=torch.zeros_like(parameter))
+                state.update(
+                    step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_inf=torch.zeros_like(parameter)
+                )
             tensors |= {f"optimizer.{name}.{key}": t for key, t in state.items()}
         return tensors
 

@@ -1,0 +1,327 @@
+"""The ops as torch operators: fake bodies, gradients, torch.compile, backends, errors that name the argument."""
+
+import random
+import threading
+
+import pytest
+import torch
+from conftest import TOLERANCE, assert_close, made_params, pixelcnn_params
+
+from vlae_fast import PixelCNNSpec, ops, reference, use_backend
+
+F64 = torch.float64
+
+
+def conv_arguments(N=2, C=3, K=4, H=5, W=6):
+    shapes = {"x": (N, C, H, W), "weight": (K, C, 3, 3), "bias": (K,), "gain": (K,), "residual": (N, K, H, W)}
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    return tensors | dict(mask="B", pre_elu=True, residual_scale=0.5)
+
+
+def stack_arguments(N=2, K=2, H=5, W=6, L=4, P=2, C=3):
+    x, context = torch.randint(0, 2, (N, 1, H, W)).float(), torch.randn(N, K, H, W)
+    return dict(x=x, context=context, params=pixelcnn_params(C=C, K=K, L=L, P=P), spec=PixelCNNSpec(0.5, 2))
+
+
+def sample_arguments():
+    arguments = stack_arguments()
+    x = arguments.pop("x")[:, 0]
+    given = torch.randint(-1, 2, x.shape, dtype=torch.int8)
+    return arguments | dict(uniforms=torch.rand_like(x), temperature=0.7, given=given)
+
+
+def flow_arguments(name="z", N=3, D=5, M=12, T=2):
+    params = made_params(D=D, M=M, T=T, scale=True)
+    return {name: torch.randn(N, D), "params": params, "hidden_context": torch.randn(N, T, M)}
+
+
+CASES = {
+    "masked_conv3x3": conv_arguments,
+    "pixelcnn_logits": stack_arguments,
+    "pixelcnn_log_prob": stack_arguments,
+    "pixelcnn_sample": sample_arguments,
+    "made_flow_forward": flow_arguments,
+    "made_flow_inverse": lambda: flow_arguments("eps"),
+}
+DIFFERENTIABLE = ("masked_conv3x3", "pixelcnn_logits", "pixelcnn_log_prob", "made_flow_forward")
+every_op = pytest.mark.parametrize("op", CASES)
+
+
+def tensors_of(value):
+    """All float tensors in the arguments, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict | tuple | list):
+        return [t for v in (value.values() if isinstance(value, dict) else value) for t in tensors_of(v)]
+    return []
+
+
+def mapped(value, function):
+    """The arguments with every float tensor replaced."""
+    if isinstance(value, torch.Tensor):
+        return function(value) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: mapped(v, function) for k, v in value.items()}
+    if hasattr(value, "_fields"):
+        return type(value)(*(mapped(v, function) for v in value))
+    return value
+
+
+def outputs(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.fixture
+def operator_calls(monkeypatch):
+    """Every call of a vlae_fast operator: (overload, arguments)."""
+    calls = []
+    for name in CASES:
+        packet = getattr(torch.ops.vlae_fast, name)
+
+        def record(*args, packet=packet):
+            calls.append((packet.default, args))
+            return packet(*args)
+
+        monkeypatch.setattr(torch.ops.vlae_fast, name, record)
+    return calls
+
+
+@every_op
+def test_opcheck(op, operator_calls):
+    arguments = mapped(CASES[op](), lambda t: t.clone().requires_grad_(op in DIFFERENTIABLE))
+    getattr(ops, op)(**arguments)
+    ((overload, args),) = operator_calls
+    torch.library.opcheck(overload, args)
+
+
+@every_op
+def test_equals_the_reference(op):
+    arguments = CASES[op]()
+    leaves = mapped(arguments, lambda t: t.clone().requires_grad_())
+    exact = mapped(arguments, lambda t: t.double().requires_grad_())
+    with use_backend("reference"):
+        expected = outputs(getattr(ops, op)(**exact))
+    if op not in DIFFERENTIABLE:
+        with torch.no_grad():
+            actual = outputs(getattr(ops, op)(**arguments))
+        if op == "pixelcnn_sample":  # equal where no draw is a tie; ties are improbable in so few pixels
+            assert torch.equal(actual[0].double(), expected[0])
+        else:
+            assert_close(actual[0], expected[0])
+        return
+    actual = outputs(getattr(ops, op)(**leaves))
+    upstream = [torch.randn_like(t) for t in actual]
+    gradients = torch.autograd.grad(actual, tensors_of(leaves), upstream)
+    expected_gradients = torch.autograd.grad(expected, tensors_of(exact), [u.double() for u in upstream])
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+    for a, e in zip(gradients, expected_gradients, strict=True):
+        assert_close(a, e, "gradient")
+
+
+@every_op
+def test_compiles_without_graph_breaks(op):
+    arguments = CASES[op]()
+    compiled = torch.compile(getattr(ops, op), fullgraph=True, backend="aot_eager")
+    for a, e in zip(outputs(compiled(**arguments)), outputs(getattr(ops, op)(**arguments)), strict=True):
+        assert torch.equal(a, e)
+    with use_backend("reference"):  # compiled anew, not reused
+        for a, e in zip(outputs(compiled(**arguments)), outputs(getattr(reference, op)(**arguments)), strict=True):
+            assert torch.equal(a, e)
+
+
+def test_compiled_training_step_has_the_same_gradients():
+    arguments = mapped(stack_arguments(), lambda t: t.clone().requires_grad_())
+
+    def loss(**arguments):
+        return ops.pixelcnn_log_prob(**arguments).sum()
+
+    eager = torch.autograd.grad(loss(**arguments), tensors_of(arguments))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for a, e in zip(torch.autograd.grad(compiled(**arguments), tensors_of(arguments)), eager, strict=True):
+        assert torch.equal(a, e)
+
+
+@every_op
+def test_empty_batch(op):
+    arguments = CASES[op]()
+    for name, value in arguments.items():
+        if name in ("x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context"):
+            arguments[name] = value[:0]
+    assert all(len(t) == 0 for t in outputs(getattr(ops, op)(**arguments)))
+
+
+@every_op
+def test_other_layouts_give_the_same(op):
+    arguments = CASES[op]()
+    strided = mapped(arguments, lambda t: t.transpose(0, -1).contiguous().transpose(0, -1))
+    for a, e in zip(outputs(getattr(ops, op)(**strided)), outputs(getattr(ops, op)(**arguments)), strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("op", ["pixelcnn_sample", "made_flow_inverse"])
+def test_samplers_say_that_they_are_not_differentiable(op):
+    result = getattr(ops, op)(**mapped(CASES[op](), lambda t: t.clone().requires_grad_()))
+    with pytest.raises(NotImplementedError, match=f"{op} is not differentiable"):
+        result.sum().backward()
+
+
+# --- backends ---------------------------------------------------------------------------------------------------
+
+
+def test_backend_nests_and_is_restored_after_an_error():
+    arguments = mapped(flow_arguments(), torch.Tensor.double)
+    with use_backend("reference"):
+        with pytest.raises(TypeError, match=r"z: torch.float32 wanted, got torch.float64.*use_backend"):
+            with use_backend("auto"):
+                ops.made_flow_forward(**arguments)
+        ops.made_flow_forward(**arguments)
+    with pytest.raises(TypeError, match="z: torch.float32 wanted"):
+        ops.made_flow_forward(**arguments)
+
+
+def test_backend_holds_in_its_thread_alone():
+    errors = []
+
+    def run():
+        try:
+            ops.made_flow_forward(**mapped(flow_arguments(), torch.Tensor.double))
+        except TypeError as error:
+            errors.append(error)
+
+    with use_backend("reference"):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert len(errors) == 1
+
+
+def test_backward_runs_on_the_body_of_the_forward():
+    arguments = mapped(stack_arguments(), lambda t: t.double().requires_grad_())
+    with use_backend("reference"):
+        result = ops.pixelcnn_logits(**arguments).sum()
+    assert all(g.dtype == F64 for g in torch.autograd.grad(result, tensors_of(arguments)))
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="backend: 'auto' or 'reference' wanted, got 'fast'"):
+        use_backend("fast")
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+NAN = float("nan")
+BAD = [
+    ("masked_conv3x3", "x", lambda x: x[0], ValueError, r"x: shape \[N, C, H, W\] wanted, got \[3, 5, 6\]"),
+    ("masked_conv3x3", "x", lambda x: x.numpy(), TypeError, "x: a tensor wanted, got ndarray"),
+    ("masked_conv3x3", "x", lambda x: x.half(), TypeError, "x: torch.float32 wanted, got torch.float16"),
+    ("masked_conv3x3", "x", lambda x: x / 0, ValueError, "x: finite values wanted"),
+    ("masked_conv3x3", "x", lambda x: x.to("meta"), ValueError, "x: no compiled body for the device meta"),
+    ("masked_conv3x3", "weight", lambda w: w[:, :2], ValueError, r"weight: shape \[K, C=3, 3, 3\] wanted"),
+    ("masked_conv3x3", "bias", lambda b: b[:2], ValueError, r"bias: shape \[K=4\] wanted, got \[2\]"),
+    ("masked_conv3x3", "gain", lambda b: b.to("meta"), ValueError, "gain: device cpu .that of x. wanted, got meta"),
+    ("masked_conv3x3", "residual", lambda r: r[:1], ValueError, r"residual: shape \[N=2, K=4, H=5, W=6\] wanted"),
+    ("masked_conv3x3", "mask", lambda m: "C", ValueError, "mask: 'A' or 'B' wanted, got 'C'"),
+    ("pixelcnn_logits", "x", lambda x: x.expand(-1, 2, -1, -1), ValueError, r"x: shape \[N, 1, H, W\] wanted"),
+    ("pixelcnn_logits", "context", lambda c: c * NAN, ValueError, "context: finite values wanted"),
+    ("pixelcnn_logits", "context", lambda c: None, ValueError, r"context: \[N, K=2, H, W\] wanted"),
+    ("pixelcnn_logits", "params", lambda p: tuple(p), TypeError, "params: PixelCNNParams wanted, got tuple"),
+    (
+        "pixelcnn_logits",
+        "params",
+        lambda p: p._replace(hidden_gain=p.hidden_gain[:1]),
+        ValueError,
+        "params.hidden_bias",
+    ),
+    ("pixelcnn_logits", "spec", lambda s: PixelCNNSpec(1.0, 3), ValueError, "spec: block_convs 1 or 2"),
+    ("pixelcnn_logits", "spec", lambda s: PixelCNNSpec(1.0, 1, (0, 4)), ValueError, "spec: pointwise_after"),
+    ("pixelcnn_logits", "spec", lambda s: PixelCNNSpec(visible_stride=0), ValueError, "spec: visible_stride >= 1"),
+    ("pixelcnn_logits", "spec", lambda s: None, TypeError, "spec: PixelCNNSpec wanted"),
+    ("pixelcnn_log_prob", "x", lambda x: x + 0.5, ValueError, "x: binary pixels .0 or 1. wanted"),
+    ("pixelcnn_log_prob", "x", lambda x: x * NAN, ValueError, "x: binary pixels .0 or 1. wanted"),
+    ("pixelcnn_sample", "uniforms", lambda u: u + 1, ValueError, r"uniforms: values in \[0, 1\) wanted"),
+    ("pixelcnn_sample", "uniforms", lambda u: u * NAN, ValueError, r"uniforms: values in \[0, 1\) wanted"),
+    ("pixelcnn_sample", "temperature", lambda t: 0.0, ValueError, "temperature: a positive number wanted, got 0.0"),
+    ("pixelcnn_sample", "temperature", lambda t: NAN, ValueError, "temperature: a positive number wanted"),
+    ("pixelcnn_sample", "given", lambda g: g.float(), TypeError, "given: torch.int8 wanted, got torch.float32"),
+    ("pixelcnn_sample", "given", lambda g: g + 5, ValueError, "given: values -1, 0 or 1 wanted"),
+    ("made_flow_forward", "z", lambda z: z[:, :4], ValueError, r"params.weight1: shape \[T, M, D=4\] wanted"),
+    ("made_flow_forward", "z", lambda z: z * NAN, ValueError, "z: finite values wanted"),
+    ("made_flow_forward", "hidden_context", lambda h: h[:1], ValueError, r"hidden_context: shape \[N=3, T=2, M=12\]"),
+    ("made_flow_forward", "params", lambda p: p._replace(degrees=p.degrees.flip(0)), ValueError, "degrees wanted"),
+    ("made_flow_forward", "params", lambda p: p._replace(degrees=p.degrees + 1), ValueError, "degrees wanted"),
+    ("made_flow_forward", "params", lambda p: p._replace(degrees=p.degrees.int()), TypeError, "params.degrees: "),
+    ("made_flow_forward", "params", lambda p: p._replace(bias3=p.bias3[:, :7]), ValueError, "params.bias3"),
+    ("made_flow_inverse", "eps", lambda e: e.long(), TypeError, "eps: torch.float32 wanted, got torch.int64"),
+]
+
+
+@pytest.mark.parametrize(("op", "name", "spoil", "error", "message"), BAD)
+def test_bad_input_names_the_argument(op, name, spoil, error, message):
+    arguments = CASES[op]()
+    arguments[name] = spoil(arguments[name])
+    with pytest.raises(error, match=message):
+        getattr(ops, op)(**arguments)
+
+
+def spoiled(value, rng):
+    """Some other value in place of an argument."""
+    if isinstance(value, tuple) and rng.random() < 0.9:
+        field = rng.choice(value._fields)
+        return value._replace(**{field: spoiled(getattr(value, field), rng)})
+    if not isinstance(value, torch.Tensor):
+        return rng.choice([None, -1, 0, 3, 10**9, NAN, "A", "x", [], {}, (1,), torch.zeros(2)])
+    axis = rng.randrange(max(value.dim(), 1))
+    changes = [
+        lambda t: None,
+        lambda t: 1.0,
+        lambda t: t.double(),
+        lambda t: t.long(),
+        lambda t: t.bool(),
+        lambda t: t.to("meta"),
+        lambda t: t.to_sparse() if t.is_floating_point() else t,
+        lambda t: t * NAN if t.is_floating_point() else t + 100,
+        lambda t: t[None],
+        lambda t: t.flatten(),
+        lambda t: t.narrow(axis, 0, t.shape[axis] // 2),
+        lambda t: torch.cat([t, t], axis),
+        lambda t: t.transpose(0, -1),
+        lambda t: t.new_zeros((*t.shape[:-1], 0)),
+        lambda t: t.expand(3, *t.shape)[1],
+        lambda t: t.flip(0),
+    ]
+    return rng.choice(changes)(value)
+
+
+@every_op
+def test_fuzz_raises_clear_errors_only(op):
+    rng = random.Random(op)
+    refused = 0
+    for _ in range(200):
+        arguments = CASES[op]()
+        for name in rng.sample(sorted(arguments), rng.choice([1, 1, 2])):
+            arguments[name] = spoiled(arguments[name], rng)
+        try:
+            getattr(ops, op)(**arguments)
+        except (ValueError, TypeError) as error:
+            assert str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_direct_operator_calls_never_reach_native_code_with_wrong_sizes():
+    arguments = stack_arguments()
+    params = [t[:1] for t in arguments["params"]]
+    with pytest.raises(ValueError, match=r"wanted"):
+        torch.ops.vlae_fast.pixelcnn_logits(arguments["x"], arguments["context"], params, 1.0, 1, [0, 1], 1)
+
+
+def test_sampler_agrees_with_log_prob_on_real_sizes():
+    params = pixelcnn_params()
+    context, uniforms = torch.randn(5, 4, 28, 28), torch.rand(5, 28, 28)
+    x = ops.pixelcnn_sample(context, params, uniforms)
+    with use_backend("reference"):
+        exact = ops.pixelcnn_logits(x.double(), context.double(), mapped(params, torch.Tensor.double))
+    p = torch.sigmoid(exact[:, 0])
+    tie = (uniforms - p).abs() < TOLERANCE["tie"]
+    assert ((x[:, 0] == (uniforms < p)) | tie).all()
