@@ -12,6 +12,13 @@ constexpr int lanes = 8;
 constexpr int lanes = 4;
 #endif
 
+// Registers that a kernel may count on: it decides how many accumulators stay out of memory.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int vector_registers = 32;
+#else
+constexpr int vector_registers = 16;
+#endif
+
 using V = float __attribute__((vector_size(4 * lanes)));
 using VUnaligned = float __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
 using VInt = std::int32_t __attribute__((vector_size(4 * lanes)));
@@ -20,29 +27,48 @@ inline V load(const float* p) { return *reinterpret_cast<const VUnaligned*>(p); 
 inline void store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
 inline V broadcast(float f) { return V{} + f; }
 
-// exp(x) for x <= 0, relative error about 1e-7: 2^n * e^r with |r| <= ln(2) / 2, degree-6 minimax polynomial.
-inline V exp_negative(V x) {
+// v where the mask (a comparison's result) is true, else 0.
+inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }
+
+// For x <= 0: mantissa and power of two with exp(x) = mantissa * power, relative error about 1.5e-7 (4e-7 near the
+// floor); NaN counts as the floor. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa is a degree-5 minimax
+// polynomial in r, 1 at r = 0.
+struct Exp {
+  V mantissa, power;
+};
+inline Exp exp_parts(V x) {
   const V floor = broadcast(-87.0f);
   x = x > floor ? x : floor;
-  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  constexpr float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: the sum's low bits are n + 127, a float's exponent
   const V shifted = x * 1.44269504f + magic;
   const V n = shifted - magic;
-  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  V p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const VInt power = (reinterpret_cast<VInt>(shifted) + (127 - 0x4B400000)) << 23;
-  return p * reinterpret_cast<V>(power);
+  const V r = x - n * 0.693147182f;  // one rounded constant is enough: n is small where exp(x) is not
+  V p = broadcast(8.29027034e-3f);
+  p = p * r + 4.18981612e-2f;
+  p = p * r + 1.66676387e-1f;
+  p = p * r + 4.99991477e-1f;
+  p = p * r + 9.99999702e-1f;
+  p = p * r + 1.0f;
+  return {p, reinterpret_cast<V>(reinterpret_cast<VInt>(shifted) << 23)};
 }
 
+inline V exp_negative(V x) {
+  const Exp e = exp_parts(x);
+  return e.mantissa * e.power;
+}
+
+// Absolute error about 1.5e-7.
 inline V elu(V x) {
   const V zero = {};
-  const V negative = exp_negative(x < zero ? x : zero) - 1.0f;
+  const Exp e = exp_parts(x < zero ? x : zero);
+  const V negative = e.mantissa * e.power - 1.0f;
   return x > zero ? x : negative;
+}
+
+inline V sigmoid(V x) {
+  const V zero = {};
+  const V e = exp_negative(x > zero ? -x : x);
+  return (x > zero ? broadcast(1.0f) : e) / (1.0f + e);
 }
 
 }  // namespace vlae::VLAE_ISA
