@@ -8,7 +8,7 @@
 
 namespace vlae::VLAE_ISA {
 
-// log(1 + exp(x)), and the logistic function.
+// log(1 + exp(x)).
 inline V softplus(V x) {
   const V u = exp_negative(x > V{} ? -x : x);
   // log(1 + u) = 2 atanh(u / (2 + u)): a series in at most 1/9, cut where its terms are 2e-8.
@@ -16,10 +16,6 @@ inline V softplus(V x) {
   V series = broadcast(2.0f / 15);
   for (int k = 13; k > 0; k -= 2) series = series * square + 2.0f / k;
   return r * series + (x > V{} ? x : V{});
-}
-inline V sigmoid(V x) {
-  const V u = exp_negative(x > V{} ? -x : x);
-  return (x > V{} ? broadcast(1.0f) : u) / (u + 1.0f);
 }
 
 struct Stage {
