@@ -1,8 +1,10 @@
 """What a model and a training are made of: frozen dataclasses, checked on creation, and named presets."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress
@@ -20,17 +22,22 @@ def _check(config: Any, name: str, condition: bool, wanted: str) -> None:
 def _check_types(config: Any) -> None:
     """Values of the declared types, as a JSON file may hold anything."""
     for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(hint) is Literal:
-            _check(config, name, isinstance(value, str) and value in get_args(hint), f"one of {get_args(hint)}")
-        elif get_origin(hint) is tuple:
-            _check(config, name, isinstance(value, tuple) and all(type(v) is int for v in value), "whole numbers")
-        elif hint is float:
-            _check(config, name, type(value) in (int, float), "a number")
-        elif hint in (int, bool):
-            _check(config, name, type(value) is hint, "a whole number" if hint is int else "true or false")
-        else:
-            _check(config, name, isinstance(value, hint), f"a {getattr(hint, '__name__', hint)}")
+        _check(config, name, _fits(getattr(config, name), hint), _WORDS.get(hint, f"a value of {hint}"))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(type(v) is int for v in value)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
+
+
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class PixelCNNSpec:
     """Residual block after which each 1x1 block stands; default: block p after residual block p."""
     visible_stride: int = 1
     """Image pixels whose row or column is no multiple of it are fed to the network as 0."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
     def pointwise_positions(self, pointwise_blocks: int, layers: int) -> tuple[int, ...]:
         """`pointwise_after` with its default filled in, for P 1x1 blocks and L mask-B layers.
@@ -163,7 +173,7 @@ class TrainConfig:
     """KL in nats that is free: the paper's 0.01 nats a pixel of a 28x28 image."""
     free_bits_groups: Literal["all", "dimension"] = "all"
     """Count the free nats over all of z at once, or an equal share for each dimension."""
-    gradient_limit: float = 1000.0
+    gradient_limit: float = 100_000.0
     """Norm of the gradient above which a step is skipped; ten in a row end the training."""
     validation_images: int = 2000
     """Images of the validation split that each validation looks at, drawn at random once."""
@@ -177,11 +187,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         for name in ("learning_rate", "gradient_limit", "validation_epochs", "checkpoint_minutes"):
-            _check(self, name, 0 < getattr(self, name) < float("inf"), "> 0")
+            _check(self, name, getattr(self, name) > 0, "> 0")
         for name in ("batch_size", "validation_images"):
             _check(self, name, getattr(self, name) >= 1, ">= 1")
         _check(self, "polyak", 0 <= self.polyak < 1, "in [0, 1)")
-        _check(self, "free_bits_nats", 0 <= self.free_bits_nats < float("inf"), ">= 0")
+        _check(self, "free_bits_nats", self.free_bits_nats >= 0, ">= 0")
         _check(self, "seed", 0 <= self.seed < 2**63, "in 0..2**63-1")
 
 

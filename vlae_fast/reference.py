@@ -158,14 +158,13 @@ def pixelcnn_sample(
     """Images drawn pixel after pixel in raster order: 1 where `u < sigmoid(logit / temperature)`, [N, 1, H, W].
 
     context [N, K, H, W] or None, uniforms [N, H, W] in [0, 1); where given [N, H, W] (int8) is 0 or 1 that pixel is
-    kept, where it is -1 the pixel is drawn. One whole pass over the rows so far for every pixel.
+    kept, where it is -1 the pixel is drawn. A whole pass for every pixel.
     """
     N, H, W = uniforms.shape
     x = uniforms.new_zeros(N, 1, H, W)
     for i in range(H):
-        rows = None if context is None else context[:, :, : i + 1]
         for j in range(W):
-            logit = pixelcnn_logits(x[:, :, : i + 1], rows, params, spec)[:, 0, i, j]
+            logit = pixelcnn_logits(x, context, params, spec)[:, 0, i, j]
             drawn = uniforms[:, i, j] < torch.sigmoid(logit / temperature)
             if given is not None:
                 drawn = torch.where(given[:, i, j] < 0, drawn, given[:, i, j] == 1)

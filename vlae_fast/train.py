@@ -77,7 +77,9 @@ class Trainer:
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
         """Trains until the run has `minutes` of training steps or `epochs` behind it, or a signal comes.
 
-        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it. Raises DivergedError.
+        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it.
+
+        Raises DivergedError, the last good state saved, where ten steps in a row fail.
         """
         last_step = None if epochs is None else round(epochs * self.steps_per_epoch)
         total_seconds = None if minutes is None else 60 * minutes

@@ -78,12 +78,9 @@ class Arguments:
             raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
         self._check_type(name, value, dtype)
         letters = shape.split()
-        wanted = [int(letter) if letter.isdigit() else self.sizes.get(letter, -1) for letter in letters]
-        if len(wanted) != value.dim() or any(w not in (-1, n) for w, n in zip(wanted, value.shape, strict=False)):
-            known = [
-                letter if w in (-1, int(letter) if letter.isdigit() else None) else f"{letter}={w}"
-                for letter, w in zip(letters, wanted, strict=True)
-            ]
+        wanted = [int(letter) if letter.isdigit() else self.sizes.get(letter) for letter in letters]
+        if len(wanted) != value.dim() or any(w not in (None, n) for w, n in zip(wanted, value.shape, strict=False)):
+            known = (f"{a}={w}" if a.isalpha() and w is not None else a for a, w in zip(letters, wanted, strict=True))
             raise ValueError(f"{name}: shape [{', '.join(known)}] wanted, got {list(value.shape)}")
         self.sizes.update((letter, n) for letter, n in zip(letters, value.shape, strict=True) if letter.isalpha())
         return value.contiguous()
@@ -96,6 +93,8 @@ class Arguments:
                     f"{name}: no compiled body for the device {value.device} in this version; "
                     "move the tensors to the CPU, or use vlae_fast.use_backend('reference')"
                 )
+        if value.layout != torch.strided:
+            raise TypeError(f"{name}: a dense tensor wanted, got layout {value.layout}")
         first_name, first = self.first
         if value.device != first.device:
             raise ValueError(f"{name}: device {first.device} (that of {first_name}) wanted, got {value.device}")

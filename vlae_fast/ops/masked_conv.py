@@ -42,8 +42,12 @@ def masked_conv3x3(
         TypeError: No tensor, or wrong dtype.
         ValueError: Wrong shape or device, or NaN or infinity in x or residual.
     """
-    if mask not in ("A", "B"):
+    if not isinstance(mask, str) or mask not in ("A", "B"):
         raise ValueError(f"mask: 'A' or 'B' wanted, got {mask!r}")
+    if not isinstance(pre_elu, bool):
+        raise TypeError(f"pre_elu: True or False wanted, got {pre_elu!r}")
+    if not isinstance(residual_scale, int | float):
+        raise TypeError(f"residual_scale: a number wanted, got {residual_scale!r}")
     arguments = Arguments()
     x = arguments.tensor("x", x, "N C H W")
     weight = arguments.tensor("weight", weight, "K C 3 3")

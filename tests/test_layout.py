@@ -1,0 +1,67 @@
+"""The house stays in order: imports point one way, files stay short, the contract's names are there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "vlae_fast"
+# Each module may import those to the right of it.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"__init__"},
+    {"train", "evaluate"},
+    {"plots"},
+    {"model"},
+    {"layers", "data"},
+    {"ops"},
+    {"reference", "native", "gpu"},
+    {"kernels", "_native", "_cuda"},
+    {"config", "masks", "noise", "checkpoint"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def module_of(path):
+    """Name of the layer that a file of the package belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Names of the layers that a file imports, wherever the statement stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "vlae_fast":
+            yield from (alias.name for alias in node.names if alias.name in RANK)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vlae_fast."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("vlae_fast."))
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    own = module_of(path)
+    for name in imported(path):
+        assert name == own or RANK[name] > RANK[own], f"{own} imports {name}"
+
+
+SOURCES = [p for p in ROOT.rglob("*") if p.suffix in (".py", ".cpp", ".h", ".cu") and not {".venv", "build"} & set(p.parts)]
+
+
+def test_files_are_short():
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in SOURCES}
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
+
+
+def test_kernel_sources_use_no_standard_library():
+    """Its inline functions would be shared between instruction sets (csrc/parallel.h)."""
+    shared = {"bindings.cpp", "dispatch.cpp", "parallel.cpp"}
+    for path in (ROOT / "csrc").glob("*"):
+        if path.name not in shared:
+            allowed = r"#include <(cstdint|cstddef)>"
+            found = [line for line in path.read_text().splitlines() if re.match(r"#include <", line)]
+            assert all(re.match(allowed, line) for line in found), f"{path.name}: {found}"
