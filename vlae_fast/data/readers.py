@@ -24,7 +24,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 # Just what numpy writes for a plain array of numbers: nothing is evaluated, and no object, hence no pickle, gets by.
 _NPY_HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[<>|](?:b1|[iu][1248]|f[248]))', 'fortran_order': (?P<fortran>False|True),"
-    r" 'shape': \((?P<shape>\d{1,10}(?:, \d{1,10})*),?\), \} *\n"
+    r" 'shape': \((?P<shape>\d{1,10}(?:, \d{1,10}){0,7}),?\), \} *\n"
 )
 
 
