@@ -7,7 +7,6 @@ Exit status 1, and the file kept beside the message, where a reader raises somet
 
 import argparse
 import gzip
-import io
 import resource
 import struct
 import sys
@@ -21,12 +20,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from data_files import BITS, GREY, amat, idx, mat_like, mat_matrix, npy, packed, png, zipped
 
 from vlae_fast.data import DataError, load
 
 PEAK_BYTES = 2**30
-IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 3), np.uint8)
+IMAGES = GREY[:12]
 NUMBERS = [
     0,
     1,
@@ -53,31 +52,6 @@ NUMBERS = [
 ]
 
 
-def idx() -> bytes:
-    return struct.pack(">4I", 2051, 10_001, 1, 1) + bytes(10_001)
-
-
-def amat() -> bytes:
-    return (b"0 1 " * 391 + b"1 0\n") * 3
-
-
-def npy(array: np.ndarray = IMAGES) -> bytes:
-    np.save(file := io.BytesIO(), array)
-    return file.getvalue()
-
-
-def npz(content: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
-    with zipfile.ZipFile(file := io.BytesIO(), "w", method) as archive:
-        for name in ("train", "valid", "test"):
-            archive.writestr(f"{name}.npy", content)
-    return file.getvalue()
-
-
-def png(mode: str) -> bytes:
-    Image.fromarray(IMAGES[0]).convert(mode).save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
-
-
 def png_checksums(content: bytes) -> bytes:
     """The chunks of a PNG, as far as they can be told, with checksums that fit."""
     out, position = content[:8], 8
@@ -90,15 +64,12 @@ def png_checksums(content: bytes) -> bytes:
 
 
 def mat(names: dict[bytes, tuple[int, int]]) -> bytes:
-    elements = [b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"]
-    for name, shape in names.items():
-        numbers = np.random.default_rng(0).integers(0, 2, shape, np.uint8).tobytes()
-        head = struct.pack("<8I", 6, 8, 9, 0, 5, 8, *shape) + struct.pack("<II16s", 1, len(name), name.ljust(16, b"\0"))
-        if len(name) <= 8:
-            head = head[:-8]
-        body = head + struct.pack("<II", 2, len(numbers)) + numbers
-        elements.append(struct.pack("<II", 14, len(body)) + body)
-    return b"".join(elements)
+    bits = np.random.default_rng(0).integers(0, 2, 784 * 1400, np.uint8).tobytes()
+    return mat_like(*(mat_matrix(name, shape, bits[: shape[0] * shape[1]]) for name, shape in names.items()))
+
+
+def pack_npz(content: bytes, method: int) -> bytes:
+    return zipped(method, train=content, valid=content, test=content)
 
 
 def pack_mat(content: bytes) -> bytes:
@@ -106,8 +77,7 @@ def pack_mat(content: bytes) -> bytes:
     out, position = content[:128], 128
     while position + 8 <= len(content):
         _, size = struct.unpack_from("<II", content, position)
-        packed = zlib.compress(content[position : position + 8 + size], 1)
-        out += struct.pack("<II", 15, len(packed)) + packed
+        out += packed(content[position : position + 8 + size])
         position += 8 + size
     return out
 
@@ -139,29 +109,29 @@ static = published("static-mnist", *(f"binarized_mnist_{part}.amat" for part in 
 omniglot = published("omniglot", "chardata.mat")
 caltech = published("caltech101", "caltech101_silhouettes_28_split1.mat")
 
-# name: content, how it is packed, and what writes it into a folder and returns what to load. A file is mutated before it
-# is packed, or after; before, or its checksums would stop every mutation.
+# name: content, how it is packed, and what writes it into a folder and returns what to load. A file is mutated after it
+# is packed, or before: else its checksums would stop nearly every mutation.
 FORMATS: dict[str, tuple[bytes, Callable[[bytes], bytes], Callable[[Path, bytes], str]]] = {
-    "idx": (idx(), bytes, dynamic),
-    "idx, gzip": (idx(), gzip.compress, dynamic),
-    "amat": (amat(), bytes, static),
-    "amat, gzip": (amat(), gzip.compress, static),
+    "idx": (idx(GREY[:, :1, :1]), bytes, dynamic),
+    "idx, gzip": (idx(GREY[:, :1, :1]), gzip.compress, dynamic),
+    "amat": (amat(BITS[:3]), bytes, static),
+    "amat, gzip": (amat(BITS[:3]), gzip.compress, static),
     "mat, columns": (CHARDATA, bytes, omniglot),
     "mat, columns, packed": (CHARDATA, pack_mat, omniglot),
     "mat, rows": (SILHOUETTES, bytes, caltech),
     "mat, rows, packed": (SILHOUETTES, pack_mat, caltech),
-    "npy": (npy(), bytes, user),
+    "npy": (npy(IMAGES), bytes, user),
     "npy, float": (npy(IMAGES / 255), bytes, user),
-    "npz, stored": (npy(), npz, user),
-    "npz, deflated": (npy(), partial(npz, method=zipfile.ZIP_DEFLATED), user),
-    "png, grey": (png("L"), png_checksums, png_folder),
-    "png, palette": (png("P"), png_checksums, png_folder),
-    "png, bits": (png("1"), png_checksums, png_folder),
+    "npz, stored": (npy(IMAGES[:4]), partial(pack_npz, method=zipfile.ZIP_STORED), user),
+    "npz, deflated": (npy(IMAGES[:4]), partial(pack_npz, method=zipfile.ZIP_DEFLATED), user),
+    "png, grey": (png(IMAGES[0], "L"), png_checksums, png_folder),
+    "png, palette": (png(IMAGES[0], "P"), png_checksums, png_folder),
+    "png, bits": (png(IMAGES[0], "1"), png_checksums, png_folder),
 }
 
 
 def mutate(content: bytes, random: np.random.Generator) -> bytes:
-    """One to four changes: a bit, a byte, a number, a cut, a hole, a repeated or a foreign piece; half near the front."""
+    """One to four changes: bits, bytes, numbers, cuts, holes, repeated or random pieces; half of them near the front."""
     data = bytearray(content)
     for _ in range(random.integers(1, 5)):
         length = len(data)

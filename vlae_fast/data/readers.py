@@ -1,6 +1,7 @@
 """Readers of the formats in which images come: idx, amat, .npy, .npz, folders of PNGs. All return images [n, H, W]."""
 
 import math
+import os
 import re
 import struct
 import zipfile
@@ -74,7 +75,7 @@ def _npy_header(source: Source) -> tuple[np.dtype[Any], bool, tuple[int, ...], i
 def read_npy(path: Path) -> NDArray[Any]:
     """The array of an .npy file, of any shape and type of numbers; the file is mapped, not read."""
     with open_file(path) as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         dtype, fortran, shape, offset = _npy_header(Source(path, file, size))
         if 0 in shape or offset + dtype.itemsize * math.prod(shape) != size:
             fail(path, f"{size} bytes, not what its header, {dtype} {shape}, says; or empty")
