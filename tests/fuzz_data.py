@@ -131,7 +131,7 @@ FORMATS: dict[str, tuple[bytes, Callable[[bytes], bytes], Callable[[Path, bytes]
 
 
 def mutate(content: bytes, random: np.random.Generator) -> bytes:
-    """One to four changes: bits, bytes, numbers, cuts, holes, repeated or random pieces; half of them near the front."""
+    """One to four changes: bits, bytes, numbers, cuts, holes, repeated or random pieces; half near the front."""
     data = bytearray(content)
     for _ in range(random.integers(1, 5)):
         length = len(data)

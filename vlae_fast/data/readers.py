@@ -47,10 +47,9 @@ def read_amat(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     images = []
     with Source.open(path) as source:
         for block in source.blocks(_AMAT_LINES * line.nbytes):
-            if len(block) % line.nbytes:
-                source.fail(f"not lines of {len(line)} digits 0 or 1, one space between them")
-            bits = block.view("<u2").reshape(-1, len(line)) ^ line
-            if (bits > 1).any():
+            lines, rest = divmod(len(block), line.nbytes)
+            bits = block[: lines * line.nbytes].view("<u2").reshape(lines, len(line)) ^ line
+            if rest or (bits > 1).any():
                 source.fail(f"not lines of {len(line)} digits 0 or 1, one space between them")
             images.append(bits.astype(np.uint8).reshape(-1, height, width))
     if not images:

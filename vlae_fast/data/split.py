@@ -112,8 +112,10 @@ def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) ->
     if every(lambda x: (x == 0) | (x == white)):
         return [_split(part, np.uint8, lambda x: np.packbits(x != 0, axis=1), height, width, False) for part in parts]
 
-    def scaled(x: Array) -> Array:
-        return x.astype(np.float32) * np.float32(255 / white)
+    def scaled(x: Array) -> NDArray[np.float32]:
+        """In 1/255."""
+        levels: NDArray[np.float32] = np.multiply(x, np.float32(255 / white), dtype=np.float32)
+        return levels
 
     if every(lambda x: np.abs(scaled(x) - np.rint(scaled(x))) < 1e-4):
         return [_split(part, np.uint8, lambda x: np.rint(scaled(x)), height, width, True) for part in parts]
@@ -126,7 +128,7 @@ def _images(path: Path, part: Array) -> Array:
     images = part[:, 0] if part.ndim == 4 and part.shape[1] == 1 else part
     if images.ndim != 3 or len(images) == 0 or images.dtype.kind not in "biuf":
         fail(path, f"array of {part.dtype} {part.shape}, numbers [n, H, W] or [n, 1, H, W] wanted")
-    return np.asarray(images)
+    return images
 
 
 def _blocks(part: Array) -> Iterator[tuple[int, Array]]:
@@ -138,6 +140,8 @@ def _blocks(part: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _split(part: Array, dtype: Any, pack: Callable[[Array], Array], height: int, width: int, dynamic: bool) -> Split:
+    if dynamic and part.dtype == dtype and not isinstance(part, np.memmap):  # a mapped file may change under us
+        return Split(part.reshape(len(part), -1), height, width, dynamic)
     columns = height * width if dynamic else -(-height * width // 8)
     pixels = np.empty((len(part), columns), dtype)
     for first, x in _blocks(part):
