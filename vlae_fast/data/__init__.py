@@ -40,11 +40,11 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     Raises MissingDataError where a file is not there, DataError where it is not what it should be.
     """
     if name in _READERS:
-        return _READERS[name](Path(os.environ.get("VLAE_DATA", "data")) if data_dir is None else Path(data_dir))
+        return _READERS[name](Path(os.environ.get("VLAE_DATA") or "data") if data_dir is None else Path(data_dir))
     path = Path(name)
     if not os.path.lexists(path):
         raise MissingDataError(f"{name!r}: no such file or folder, and no data set ({', '.join(NAMES)})")
-    if path.is_dir():
+    if os.path.isdir(path):
         return Dataset(name, *make_splits(path, _tenths(path, read_png_folder(path)), white=255))
     with open_file(path) as file:
         magic = file.read(len(NPY_MAGIC))
@@ -121,13 +121,14 @@ def _omniglot(data_dir: Path) -> Dataset:
     return Dataset(name, *make_splits(path, parts, white=1))
 
 
-def _digits(data_dir: Path) -> Dataset:
+def _digits(_: Path) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError("digits: scikit-learn is not installed; pip install vlae_fast[demo]") from error
-    images = load_digits().images / 16
-    return Dataset("digits (scikit-learn's, a stand-in)", *make_splits(data_dir, _tenths(data_dir, images)))
+    path = Path("digits")
+    parts = _tenths(path, load_digits().images / 16)
+    return Dataset("digits (scikit-learn's, a stand-in)", *make_splits(path, parts))
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {

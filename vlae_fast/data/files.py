@@ -21,8 +21,8 @@ MAX_SIDE = 4096
 MAX_PIXELS = 2**31
 """Most pixels of one file."""
 MAX_UNPACKED_BYTES = 2**28
-"""Most bytes that one file (or folder of PNGs) may unpack to: the packed bytes, the unpacked ones and the images made of
-them together stay under 1 GiB. An .npy file is mapped, not read, and may be larger."""
+"""Most bytes that one file (or folder of PNGs) may unpack to: the packed bytes, the unpacked ones and the images made
+of them together stay under 1 GiB. An .npy file is mapped, not read, and may be larger."""
 DEFLATE_RATIO = 1032
 """Deflate (gzip, zlib, zip, PNG) packs at most 258 bytes into two bits: a header that promises more lies."""
 

@@ -1,6 +1,7 @@
 """Readers of the formats in which images come: idx, amat, .npy, .npz, folders of PNGs. All return images [n, H, W]."""
 
 import math
+import os
 import re
 import struct
 import zipfile
@@ -24,7 +25,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 # Just what numpy writes for a plain array of numbers: nothing is evaluated, and no object, hence no pickle, gets by.
 _NPY_HEADER = re.compile(
     r"\{'descr': '(?P<dtype>[<>|](?:b1|[iu][1248]|f[248]))', 'fortran_order': (?P<fortran>False|True),"
-    r" 'shape': \((?P<shape>\d{1,10}(?:, \d{1,10})*),?\), \} *\n"
+    r" 'shape': \((?P<shape>\d{1,10}(?:, \d{1,10}){0,7}),?\), \} *\n"
 )
 
 
@@ -46,10 +47,9 @@ def read_amat(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     images = []
     with Source.open(path) as source:
         for block in source.blocks(_AMAT_LINES * line.nbytes):
-            if len(block) % line.nbytes:
-                source.fail(f"not lines of {len(line)} digits 0 or 1, one space between them")
-            bits = block.view("<u2").reshape(-1, len(line)) ^ line
-            if (bits > 1).any():
+            lines, rest = divmod(len(block), line.nbytes)
+            bits = block[: lines * line.nbytes].view("<u2").reshape(lines, len(line)) ^ line
+            if rest or (bits > 1).any():
                 source.fail(f"not lines of {len(line)} digits 0 or 1, one space between them")
             images.append(bits.astype(np.uint8).reshape(-1, height, width))
     if not images:
@@ -74,7 +74,7 @@ def _npy_header(source: Source) -> tuple[np.dtype[Any], bool, tuple[int, ...], i
 def read_npy(path: Path) -> NDArray[Any]:
     """The array of an .npy file, of any shape and type of numbers; the file is mapped, not read."""
     with open_file(path) as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         dtype, fortran, shape, offset = _npy_header(Source(path, file, size))
         if 0 in shape or offset + dtype.itemsize * math.prod(shape) != size:
             fail(path, f"{size} bytes, not what its header, {dtype} {shape}, says; or empty")

@@ -64,11 +64,15 @@ class Split:
         count = len(self) - first if count is None else count
         if not 0 <= first <= first + count <= len(self):
             raise ValueError(f"images {first}..{first + count - 1} wanted of {len(self)}")
-        chosen = slice(first, first + count)
-        if not self.dynamic:
-            return self.probabilities(chosen)
-        _, uniforms = normals_and_uniforms(FIXED_DRAW_SEED, BINARIZATION, first, count, 0, self.height * self.width)
-        return self.binary(chosen, uniforms.view(-1, 1, self.height, self.width))
+        images = self.probabilities(slice(first, first + count))
+        if self.dynamic:
+            pixels = self.height * self.width
+            step = max(1, _BLOCK_PIXELS // pixels)
+            for start in range(0, count, step):
+                chunk = images[start : start + step]
+                _, uniforms = normals_and_uniforms(FIXED_DRAW_SEED, BINARIZATION, first + start, len(chunk), 0, pixels)
+                chunk.copy_(uniforms.view_as(chunk) < chunk)
+        return images
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) ->
     Images are static where every value of all parts is 0 or `white`. Raises DataError.
     """
     parts = [_images(path, part) for part in parts]
+    _, height, width = parts[0].shape
+    check_size(path, sum(map(len, parts)), height, width)
     if len({(part.dtype, part.shape[1:]) for part in parts}) > 1:
         fail(path, f"{', '.join(f'{part.dtype} {part.shape[1:]}' for part in parts)}: one type and image size wanted")
 
@@ -103,12 +109,13 @@ def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) ->
         white = 255 if parts[0].dtype.kind in "iu" and not every(lambda x: x <= 1) else 1
     if not every(lambda x: (x >= 0) & (x <= white)):  # NaN is neither
         fail(path, f"values outside 0..{white}, or not a number")
-    _, height, width = parts[0].shape
     if every(lambda x: (x == 0) | (x == white)):
         return [_split(part, np.uint8, lambda x: np.packbits(x != 0, axis=1), height, width, False) for part in parts]
 
-    def scaled(x: Array) -> Array:
-        return x.astype(np.float32) * np.float32(255 / white)
+    def scaled(x: Array) -> NDArray[np.float32]:
+        """In 1/255."""
+        levels: NDArray[np.float32] = np.multiply(x, np.float32(255 / white), dtype=np.float32)
+        return levels
 
     if every(lambda x: np.abs(scaled(x) - np.rint(scaled(x))) < 1e-4):
         return [_split(part, np.uint8, lambda x: np.rint(scaled(x)), height, width, True) for part in parts]
@@ -117,13 +124,11 @@ def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) ->
 
 
 def _images(path: Path, part: Array) -> Array:
-    """The images [n, H, W], their number, size and type checked."""
-    if part.ndim == 4 and part.shape[1] == 1:
-        part = part.reshape(len(part), *part.shape[2:])
-    if part.ndim != 3 or part.dtype.kind not in "biuf":
+    """The images [n, H, W], at least one of them."""
+    images = part[:, 0] if part.ndim == 4 and part.shape[1] == 1 else part
+    if images.ndim != 3 or len(images) == 0 or images.dtype.kind not in "biuf":
         fail(path, f"array of {part.dtype} {part.shape}, numbers [n, H, W] or [n, 1, H, W] wanted")
-    check_size(path, *part.shape)
-    return part
+    return images
 
 
 def _blocks(part: Array) -> Iterator[tuple[int, Array]]:
@@ -135,6 +140,8 @@ def _blocks(part: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _split(part: Array, dtype: Any, pack: Callable[[Array], Array], height: int, width: int, dynamic: bool) -> Split:
+    if dynamic and part.dtype == dtype and not isinstance(part, np.memmap):  # a mapped file may change under us
+        return Split(part.reshape(len(part), -1), height, width, dynamic)
     columns = height * width if dynamic else -(-height * width // 8)
     pixels = np.empty((len(part), columns), dtype)
     for first, x in _blocks(part):
