@@ -38,11 +38,66 @@ Step step_at(const MADEFlow& s, const MADEFlowParams& p, const Prefixes& prefixe
   };
 }
 
+namespace {
+
+using Quad = float __attribute__((vector_size(16)));
+using QuadUnaligned = float __attribute__((vector_size(16), aligned(4), may_alias));
+
+// weight[row][p..p + 4), 0 where forbidden or outside
+Quad load_live(const MaskedMatrix& m, Index row, Index p) {
+  const Index live = row < m.rows ? m.prefix[row] - p : 0;
+  Quad quad = {};
+  for (Index i = 0; i < min(live, 4); ++i) quad[i] = m.weight[row * m.columns + p + i];
+  return quad;
+}
+
+Quad load_all(const MaskedMatrix& m, Index row, Index p) {
+  return *reinterpret_cast<const QuadUnaligned*>(m.weight + row * m.columns + p);
+}
+
+// Four columns of `lanes` rows, transposed: quads of rows side by side, then 4x4 transposes within them.
+template <Quad (*load_quad)(const MaskedMatrix&, Index, Index)>
+void transpose(const MaskedMatrix& m, Index row, Index p, V (&columns)[4]) {
+  V v[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto quad = [&](int q) { return load_quad(m, row + 4 * q + i, p); };
+    if constexpr (lanes == 4) {
+      v[i] = quad(0);
+    } else {
+      const auto pair = [&](int q) { return __builtin_shufflevector(quad(q), quad(q + 1), 0, 1, 2, 3, 4, 5, 6, 7); };
+      if constexpr (lanes == 8)
+        v[i] = pair(0);
+      else
+        v[i] = __builtin_shufflevector(pair(0), pair(2), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    }
+  }
+  constexpr auto zip = [](int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * lanes; };
+  constexpr auto join = [](int i) { return i / 4 * 4 + i % 2 + i % 4 / 2 * lanes; };
+  constexpr auto zip_high = [](int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * lanes + 2; };
+  constexpr auto join_high = [](int i) { return i / 4 * 4 + i % 2 + i % 4 / 2 * lanes + 2; };
+  const V low01 = shuffle<zip>(v[0], v[1]), high01 = shuffle<zip_high>(v[0], v[1]);
+  const V low23 = shuffle<zip>(v[2], v[3]), high23 = shuffle<zip_high>(v[2], v[3]);
+  columns[0] = shuffle<join>(low01, low23);
+  columns[1] = shuffle<join_high>(low01, low23);
+  columns[2] = shuffle<join>(high01, high23);
+  columns[3] = shuffle<join_high>(high01, high23);
+}
+
+}  // namespace
+
 void pack_transposed(const MaskedMatrix& m, Index row, Index begin, Index end, float* panel) {
-  for (Index r = 0; r < panel_width; ++r) {
-    const Index live = row + r < m.rows ? min(m.prefix[row + r], end) : begin;
-    for (Index p = begin; p < end; ++p)
-      panel[(p - begin) * panel_width + r] = p < live ? m.weight[(row + r) * m.columns + p] : 0.0f;
+  for (Index r = 0; r < panel_width; r += lanes, row += lanes) {
+    const Index live = row + lanes <= m.rows ? min(m.prefix[row], end) : begin;  // of every row of the group
+    V columns[4];
+    Index p = begin;
+    for (; p + 4 <= live; p += 4) {
+      transpose<load_all>(m, row, p, columns);
+      for (int i = 0; i < 4; ++i) store(panel + (p - begin + i) * panel_width + r, columns[i]);
+    }
+    for (; p < end; p += 4) {
+      transpose<load_live>(m, row, p, columns);
+      for (int i = 0; i < min(4, end - p); ++i) store(panel + (p - begin + i) * panel_width + r, columns[i]);
+    }
   }
 }
 

@@ -32,6 +32,25 @@ inline V exp(V x) {
   return root * root;
 }
 
+// Vectors shuffled lane by lane: lane i of the result is lane pick(i) of the 2 * lanes lanes of a and b.
+template <int... I>
+struct Lanes {};
+template <int n, int... I>
+constexpr auto first_lanes() {
+  if constexpr (n == 0)
+    return Lanes<I...>{};
+  else
+    return first_lanes<n - 1, n - 1, I...>();
+}
+template <auto pick, int... I>
+V shuffle(V a, V b, Lanes<I...>) {
+  return __builtin_shufflevector(a, b, pick(I)...);
+}
+template <auto pick>
+V shuffle(V a, V b) {
+  return shuffle<pick>(a, b, first_lanes<lanes>());
+}
+
 // weight[rows, columns]: row r is live in its first prefix[r] columns. prefix does not fall.
 struct MaskedMatrix {
   const float* weight;
@@ -80,12 +99,14 @@ template <int R>
 inline void multiply_tile(const float* a, Index a_row, Index a_term, const float* panel, Index terms, float* out,
                           Index out_row) {
   V sum[R][panel_vectors];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < panel_vectors; ++v) sum[r][v] = load(out + r * out_row + v * lanes);
-  for (Index p = 0; p < terms; ++p)
+  for (Index p = 0; p < terms; ++p, a += a_term, panel += panel_width)
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < panel_vectors; ++v)
-        sum[r][v] += broadcast(a[r * a_row + p * a_term]) * load(panel + p * panel_width + v * lanes);
+      for (int v = 0; v < panel_vectors; ++v) sum[r][v] += a[r * a_row] * load(panel + v * lanes);
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < panel_vectors; ++v) store(out + r * out_row + v * lanes, sum[r][v]);
 }
