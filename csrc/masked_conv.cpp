@@ -39,9 +39,12 @@ class ImageBackward {
     float *const in = in_ + layout_.margin, *const grad = grad_ + layout_.margin, *const out = out_ + layout_.margin;
     load_planes(layout_, s_.C, x_ + n * s_.C * image, s_.pre_elu, in);
     load_planes(layout_, s_.K, dy_ + n * s_.K * image, false, grad);
-    convolve(transposed_, grad, layout_.pixels, [&](Index c, Index q, V sum) {
-      const Index at = c * layout_.plane + q;
-      store(out + at, s_.pre_elu ? sum * elu_slope(load(in + at)) : sum);
+    convolve(transposed_, grad, layout_.pixels, [&](Index c, Index q, Index length, const float* sums) {
+      const float* const e = in + c * layout_.plane + q;
+      float* const to = out + c * layout_.plane + q;
+      const bool pre_elu = s_.pre_elu;
+      for (Index k = 0; k < length; k += lanes)
+        store(to + k, pre_elu ? load(sums + k) * elu_slope(load(e + k)) : load(sums + k));
     });
     for (Index c = 0; c < s_.C; ++c) layout_.to_image(out + c * layout_.plane, dx_ + (n * s_.C + c) * image);
     correlate(forward_, in, grad, layout_.plane, layout_.pixels, sums);
@@ -82,8 +85,11 @@ void masked_conv3x3(const Conv3x3& s, const float* x, const float* weight, const
     float* const in = planes + layout.margin;
     for (Index n = begin; n < end; ++n) {
       load_planes(layout, s.C, x + n * s.C * image, s.pre_elu, in);
-      convolve(filter, in, layout.pixels,
-               [&](Index o, Index q, V sum) { store(out + o * layout.pixels + q, sum + shift[o]); });
+      convolve(filter, in, layout.pixels, [&](Index o, Index q, Index length, const float* sums) {
+        float* const to = out + o * layout.pixels + q;
+        const float b = shift[o];
+        for (Index k = 0; k < length; k += lanes) store(to + k, load(sums + k) + b);
+      });
       for (Index o = 0; o < s.K; ++o) {
         const Index first = (n * s.K + o) * image;
         layout.to_image(out + o * layout.pixels, y + first);

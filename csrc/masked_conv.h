@@ -15,14 +15,10 @@
 
 namespace vlae::VLAE_ISA {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int registers = 32;
-#else
-constexpr int registers = 16;
-#endif
-constexpr Index tile = 2 * lanes;                       // pixels that `convolve` holds in registers
-constexpr Index output_group = 4;                       // channels are padded with zeros to a multiple of it
-constexpr Index input_group = registers == 32 ? 6 : 3;  // inputs that `correlate` holds in registers
+constexpr Index tile = 2 * lanes;                              // pixels that `convolve` holds in registers
+constexpr Index block = 4 * tile;                              // and pixels a channel that it hands on at once
+constexpr Index output_group = 4;                              // channels are padded with zeros to a multiple of it
+constexpr Index input_group = vector_registers == 32 ? 6 : 3;  // inputs that `correlate` holds in registers
 
 inline Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
 inline Index padded(Index channels) { return round_up(channels, output_group); }
@@ -74,11 +70,7 @@ struct Layout {
   }
 };
 
-// v where the mask has all bits, 0 where it has none.
-inline V keep(V v, const std::int32_t* mask) {
-  return reinterpret_cast<V>(reinterpret_cast<VInt>(v) &
-                             reinterpret_cast<VInt>(load(reinterpret_cast<const float*>(mask))));
-}
+inline VInt load_mask(const std::int32_t* p) { return reinterpret_cast<VInt>(load(reinterpret_cast<const float*>(p))); }
 
 // elu'(x) for e = elu(x).
 inline V elu_slope(V e) { return e > V{} ? broadcast(1.0f) : e + 1.0f; }
@@ -97,7 +89,7 @@ struct Filter {
 
 // Outputs that the next step of `convolve` computes at once, of those that are left.
 inline Index outputs_at_once(Index left) {
-  if (registers == 16 || left < 8) return 4;
+  if (vector_registers == 16 || left < 8) return 4;
   return left < 12 ? 8 : 12;
 }
 
@@ -122,34 +114,48 @@ inline void list_inputs(Index channels, Index taps, Index sign, const Layout& la
   for (; i % input_group != 0; ++i) offset[i] = offset[i - 1];
 }
 
-template <int O, class Finish>
-void convolve_outputs(const Filter& filter, Index first, const float* in, Index count, Finish finish) {
-  const float* const weights = filter.weight + first * filter.inputs;
-  for (Index q = 0; q < count; q += tile) {
-    V sum[O][2] = {};
-    const float* weight = weights;
-    for (Index i = 0; i < filter.inputs; ++i, weight += O) {
-      const float* const p = in + q + filter.offset[i];
-      const V a = load(p), b = load(p + lanes);
-      for (int o = 0; o < O; ++o) {
-        sum[o][0] += weight[o] * a;
-        sum[o][1] += weight[o] * b;
-      }
-    }
+// sums[O][block] of the tile at `in`. A function of its own, lest what follows it take registers from the loop.
+template <int O>
+__attribute__((noinline)) void convolve_tile(Index inputs, const Index* offset, const float* weight, const float* in,
+                                             float* sums) {
+  V sum[O][2];
+#pragma GCC unroll 12
+  for (int o = 0; o < O; ++o) sum[o][0] = sum[o][1] = V{};
+  for (Index i = 0; i < inputs; ++i, weight += O) {
+    const V a = load(in + offset[i]), b = load(in + offset[i] + lanes);
+#pragma GCC unroll 12
     for (int o = 0; o < O; ++o) {
-      finish(first + o, q, sum[o][0]);
-      finish(first + o, q + lanes, sum[o][1]);
+      sum[o][0] += weight[o] * a;
+      sum[o][1] += weight[o] * b;
     }
+  }
+#pragma GCC unroll 12
+  for (int o = 0; o < O; ++o) {
+    store(sums + o * block, sum[o][0]);
+    store(sums + o * block + lanes, sum[o][1]);
   }
 }
 
-// Calls finish(output, q, V out) for all outputs (padding included) and q = 0..count (a multiple of `tile`).
+template <int O, class Finish>
+void convolve_outputs(const Filter& filter, Index first, const float* in, Index count, Finish finish) {
+  const float* const weight = filter.weight + first * filter.inputs;
+  alignas(64) float sums[O * block];
+  for (Index q = 0; q < count; q += block) {
+    const Index length = count - q < block ? count - q : block;
+    for (Index k = 0; k < length; k += tile)
+      convolve_tile<O>(filter.inputs, filter.offset, weight, in + q + k, sums + k);
+    for (Index o = 0; o < O; ++o) finish(first + o, q, length, sums + o * block);
+  }
+}
+
+// Calls finish(output, q, length, out) with out[0..length] of the pixels from q on, for all outputs (padding included)
+// and, in runs of at most `block`, q = 0..count (a multiple of `tile`).
 template <class Finish>
 void convolve(const Filter& filter, const float* in, Index count, Finish finish) {
   const Index outputs = padded(filter.outputs);
   for (Index first = 0, O; first < outputs; first += O) {
     O = outputs_at_once(outputs - first);
-    if constexpr (registers == 32) {
+    if constexpr (vector_registers == 32) {
       if (O == 12) convolve_outputs<12>(filter, first, in, count, finish);
       if (O == 8) convolve_outputs<8>(filter, first, in, count, finish);
     }

@@ -158,26 +158,32 @@ class Stack {
   // `count` pixels from pixel q on (multiples of `tile`). in: pixel q of the input planes; e: pixel q of the
   // activations, set after set, where those of the pixels before are still in place; h: [C][count]; logits[count].
   void run(Index q0, Index count, const float* in, float* h, float* e, float* logits) const {
-    const std::int32_t* const mask = inside_ + q0;
-    convolve(input_filter(), in, count, [&](Index o, Index q, V sum) {
-      const V v = sum + input_bias_[o];
-      store(h + o * count + q, v);
-      store(e + o * plane + q, keep(elu(v), mask + q));
+    convolve(input_filter(), in, count, [&](Index o, Index q, Index length, const float* sums) {
+      const std::int32_t* const mask = inside_ + q0 + q;
+      float *const h_row = h + o * count + q, *const out = e + o * plane + q;
+      const float shift = input_bias_[o];
+      for (Index k = 0; k < length; k += lanes) {
+        const V v = load(sums + k) + shift;
+        store(h_row + k, v);
+        store(out + k, keep(load_mask(mask + k), elu(v)));
+      }
     });
-    for (Index k = 0; k < stages; ++k, e += set) {
-      const Stage& stage = stage_[k];
-      float* const out = e + set;
-      if (stage.closes)
-        convolve(stage.filter, e, count, [&](Index o, Index q, V sum) {
-          float* const p = h + o * count + q;
-          const V v = load(p) + (stage.scale[o] * sum + stage.shift[o]);
-          store(p, v);
-          store(out + o * plane + q, keep(elu(v), mask + q));
-        });
-      else
-        convolve(stage.filter, e, count, [&](Index o, Index q, V sum) {
-          store(out + o * plane + q, keep(elu(stage.scale[o] * sum + stage.shift[o]), mask + q));
-        });
+    for (Index s = 0; s < stages; ++s, e += set) {
+      const Stage& stage = stage_[s];
+      convolve(stage.filter, e, count, [&](Index o, Index q, Index length, const float* sums) {
+        const std::int32_t* const mask = inside_ + q0 + q;
+        float *const h_row = h + o * count + q, *const out = e + set + o * plane + q;
+        const float scale = stage.scale[o], shift = stage.shift[o];
+        if (stage.closes)
+          for (Index k = 0; k < length; k += lanes) {
+            const V v = load(h_row + k) + (scale * load(sums + k) + shift);
+            store(h_row + k, v);
+            store(out + k, keep(load_mask(mask + k), elu(v)));
+          }
+        else
+          for (Index k = 0; k < length; k += lanes)
+            store(out + k, keep(load_mask(mask + k), elu(scale * load(sums + k) + shift)));
+      });
     }
     for (Index q = 0; q < count; q += lanes) {
       V sum = broadcast(params.output_bias[0]);

@@ -86,7 +86,6 @@ class ImageBackward {
     const Layout& layout = stack_.layout;
     const PixelCNN& s = stack_.shape;
     const Index pixels = layout.pixels, plane = layout.plane, C = s.C;
-    const std::int32_t* const mask = stack_.inside();
     input_.read(s, n, x_, context_);
     for (Index q = 0; q < pixels; q += run_pixels) {
       const Index count = pixels - q < run_pixels ? pixels - q : run_pixels;
@@ -119,27 +118,31 @@ class ImageBackward {
       stage_sums -= 4 * stack_.stage_size(k);
       add_sums(stage.filter, e, grad, stage_sums);
       float* const out = first_free;
+      convolve(stack_.transposed[k], grad, pixels, [&](Index c, Index q, Index length, const float* from) {
+        const Index at = c * plane + q;
+        const float *const activation = e + at, *const skip = dh + at;
+        float* const to = out + at;
+        const std::int32_t* const mask = stack_.inside() + q;
+        const bool opens = stage.opens;
+        for (Index i = 0; i < length; i += lanes) {
+          const V d = keep(load_mask(mask + i), load(from + i) * elu_slope(load(activation + i)));
+          store(to + i, opens ? load(skip + i) + d : d);
+        }
+      });
       if (stage.opens) {
-        convolve(stack_.transposed[k], grad, pixels, [&](Index c, Index q, V sum) {
-          const Index at = c * plane + q;
-          store(out + at, load(dh + at) + keep(sum * elu_slope(load(e + at)), mask + q));
-        });
         first_free = dh;
         if (grad != dh) second_free = grad;
         dh = grad = out;
       } else {
-        convolve(stack_.transposed[k], grad, pixels, [&](Index c, Index q, V sum) {
-          const Index at = c * plane + q;
-          store(out + at, keep(sum * elu_slope(load(e + at)), mask + q));
-        });
         first_free = grad == dh ? second_free : grad;
         grad = out;
       }
     }
 
     add_sums(stack_.input_filter(), input_.planes(), dh, sums + 4 * stack_.input_sums);
-    convolve(stack_.transposed_input, dh, pixels,
-             [&](Index k, Index q, V sum) { store(dinput_ + k * plane + q, sum); });
+    convolve(stack_.transposed_input, dh, pixels, [&](Index k, Index q, Index length, const float* from) {
+      __builtin_memcpy(dinput_ + k * plane + q, from, length * sizeof(float));
+    });
     write_dx(n);
     for (Index k = 0; k < s.K; ++k) layout.to_image(dinput_ + (1 + k) * plane, dcontext_ + (n * s.K + k) * s.H * s.W);
   }
@@ -161,7 +164,7 @@ class ImageBackward {
     } else {
       for (Index q = 0; q < layout.pixels; q += lanes) {
         const V d = dlog_prob_[n] * (load(input_.image() + q) - sigmoid(load(logits_ + q)));
-        store(dlogit_ + q, keep(d, stack_.inside() + q));
+        store(dlogit_ + q, keep(load_mask(stack_.inside() + q), d));
       }
     }
   }

@@ -50,7 +50,7 @@ void pixelcnn_log_prob(const PixelCNN& s, const PixelCNNParams& p, const float* 
     double total = 0.0;
     for (Index q = 0; q < layout.pixels; q += lanes) {
       const V logit = load(logits + q);
-      total += sum_lanes(keep(load(image + q) * logit - softplus(logit), inside + q));
+      total += sum_lanes(keep(load_mask(inside + q), load(image + q) * logit - softplus(logit)));
     }
     log_prob[n] = static_cast<float>(total);
   });
