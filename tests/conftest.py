@@ -7,6 +7,8 @@ from torch import Tensor
 from vlae_fast import masks
 from vlae_fast.reference import MADEFlowParams, PixelCNNParams
 
+torch.set_num_threads(1)  # small tensors; tests of threads set their own number
+
 # Largest error, relative to the largest value of the float64 reference.
 TOLERANCE = {
     "value": 1e-5,  # float32 accumulation through up to 13 layers or 4 flow steps

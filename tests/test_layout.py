@@ -49,7 +49,9 @@ def test_imports_point_one_way(path):
         assert name == own or RANK[name] > RANK[own], f"{own} imports {name}"
 
 
-SOURCES = [p for p in ROOT.rglob("*") if p.suffix in (".py", ".cpp", ".h", ".cu") and not {".venv", "build"} & set(p.parts)]
+SOURCES = [
+    p for p in ROOT.rglob("*") if p.suffix in (".py", ".cpp", ".h", ".cu") and not {".venv", "build"} & set(p.parts)
+]
 
 
 def test_files_are_short():

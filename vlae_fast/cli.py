@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
             | Annotated[Reconstruct, subcommand("reconstruct")]
             | Annotated[Info, subcommand("info")]
         )
-        command = tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)  # type: ignore[call-overload]
+        command = tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)
         status: int = command()
         return status
     except KeyboardInterrupt:

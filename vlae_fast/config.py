@@ -206,7 +206,7 @@ def from_dict(cls: type[T], values: Any, where: str) -> T:
     arguments = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value, f"{where}.{name}")  # type: ignore[arg-type]
+            value = from_dict(hints[name], value, f"{where}.{name}")
         arguments[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**arguments)

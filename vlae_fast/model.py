@@ -10,6 +10,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -108,6 +109,11 @@ def _sizes(config: VLAEConfig) -> list[tuple[int, int]]:
     return sizes
 
 
+def _repeat(context: Tensor | None, i: int, n: int) -> Tensor | None:
+    """Row i of a flow's context, n times: [n, T, M]."""
+    return None if context is None else context[i].expand(n, -1, -1)
+
+
 def _normal_log_prob(eps: Tensor) -> Tensor:
     return -0.5 * (eps * eps + math.log(2 * math.pi))
 
@@ -119,13 +125,13 @@ class FlowPosterior(Distribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, base: Independent, flow: MADEFlow, hidden_context: Tensor) -> None:
+    def __init__(self, base: Distribution, flow: MADEFlow, hidden_context: Tensor) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
         self.base, self.flow, self.hidden_context = base, flow, hidden_context
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Codes [*sample_shape, N, D]."""
-        z0 = self.base.rsample(sample_shape)
+        z0 = self.base.rsample(torch.Size(sample_shape))
         return self.flow(z0.flatten(0, -2), self._context(z0))[0].view_as(z0)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -231,7 +237,7 @@ class VLAE(nn.Module):
         if self.encoder is None:  # exact: every sample is the same
             exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
             return exact, torch.zeros_like(exact)
-        moments = self.encoder(images)
+        mean, log_std, context = self.encoder(images)
         D = self.config.latent_size
         reconstruction, kl = (images.new_empty(len(images), samples, dtype=torch.float64) for _ in range(2))
         for i, image in enumerate(images):
@@ -239,8 +245,11 @@ class VLAE(nn.Module):
             normals = normals.view(samples, D).to(images.device)
             for start in range(0, samples, CHUNK):
                 part = normals[start : start + CHUNK]
-                mean, log_std, context = (m if m is None else m[i].expand(len(part), *m.shape[1:]) for m in moments)
-                bound = self._bound(image.expand(len(part), -1, -1, -1), (mean, log_std, context), part)
+                bound = self._bound(
+                    image.expand(len(part), -1, -1, -1),
+                    (mean[i].expand_as(part), log_std[i].expand_as(part), _repeat(context, i, len(part))),
+                    part,
+                )
                 reconstruction[i, start : start + CHUNK], kl[i, start : start + CHUNK] = bound.reconstruction, bound.kl
         return reconstruction, kl
 

@@ -3,6 +3,8 @@
 So it does not matter in which batches, on which machine or after which restart the items are drawn.
 """
 
+import functools
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -48,8 +50,11 @@ def normals_and_uniforms(
     return torch.special.ndtri(torch.from_numpy(probability)).float(), torch.from_numpy(unit)
 
 
+@functools.lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """Order of the n training images in an epoch."""
+    """Order of the n training images in an epoch; read-only, as it is kept for the next call."""
     generator = _generator(seed, ORDER)
     generator.state = generator.advance(epoch << 64).state
-    return np.random.Generator(generator).permutation(n)
+    order = np.random.Generator(generator).permutation(n)
+    order.flags.writeable = False
+    return order

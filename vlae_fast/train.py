@@ -24,6 +24,7 @@ from vlae_fast.model import VLAE, Bound
 
 __all__ = ["DivergedError", "Trainer"]
 
+Bar = Any  # tqdm carries no types
 BAD_STEPS = 10
 """Steps in a row that the gradient guard skips before it ends the training."""
 
@@ -136,9 +137,11 @@ class Trainer:
             bound = self.model.elbo(self._images(indices, uniforms), noise=normals)
         except ValueError:  # an op met NaN or infinity
             return None
-        self._loss(bound).backward()
+        loss = self._loss(bound)
+        loss.backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if not torch.nn.utils.get_total_norm(gradients) <= self.config.gradient_limit:
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not (torch.isfinite(loss) and norm <= self.config.gradient_limit):  # NaN is not below the limit
             return None
         self.optimizer.step()
         with torch.no_grad():
@@ -181,7 +184,7 @@ class Trainer:
         return split.fixed()[torch.from_numpy(np.sort(chosen))]
 
     @torch.no_grad()
-    def _validate(self, rows: list[Bound], bar: "tqdm[Any]") -> None:
+    def _validate(self, rows: list[Bound], bar: Bar) -> None:
         """Writes a line of metrics.jsonl, curves and samples, and the weights if they are the best so far."""
         D = self.model.config.latent_size
         normals, _ = noise.normals_and_uniforms(self.config.seed, noise.POSTERIOR, 0, len(self.valid_images), D)
@@ -214,15 +217,16 @@ class Trainer:
         path = self.out / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def _bar(self, last_step: int | None, total_seconds: float | None) -> "tqdm[Any]":
+    def _bar(self, last_step: int | None, total_seconds: float | None) -> Bar:
         if total_seconds is not None:
             bar = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of training, {remaining} left{postfix}"
-            return tqdm(total=total_seconds, initial=self.progress.seconds, bar_format=bar)
+            done = min(self.progress.seconds, total_seconds)
+            return tqdm(total=total_seconds, initial=done, bar_format=bar)
         return tqdm(total=last_step, initial=self.progress.step, unit="step")
 
     @staticmethod
-    def _show(bar: "tqdm[Any]", bound: Bound, seconds: float, in_seconds: bool) -> None:
-        bar.update(seconds if in_seconds else 1)
+    def _show(bar: Bar, bound: Bound, seconds: float, in_seconds: bool) -> None:
+        bar.update(min(seconds, bar.total - bar.n) if in_seconds else 1)
         bar.set_postfix(
             {
                 "nats": f"{-bound.elbo.mean().item():.1f}",
@@ -247,18 +251,11 @@ class Trainer:
             checkpoint.write_json(path, mine)
             return
         theirs = checkpoint.read_json(path)
-        for part, value in mine.items():
-            other = theirs.get(part) if isinstance(theirs, dict) else None
-            if other != value:
-                fields = value if isinstance(value, dict) and isinstance(other, dict) else {}
-                changed = next((f for f in fields if other.get(f) != value[f]), None)
-                where, old, new = (
-                    (f"{part}.{changed}", other[changed], value[changed]) if changed else (part, other, value)
-                )
-                raise checkpoint.CheckpointError(
-                    f"{self.out}: holds a run with another config ({where}: {old!r} there, {new!r} here); "
-                    "choose another folder, or the same options to resume it"
-                )
+        if theirs != mine:
+            raise checkpoint.CheckpointError(
+                f"{self.out}: holds a run with another config ({_difference('config', theirs, mine)}); "
+                "choose another folder, or the same options to resume it"
+            )
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors of the state."""
@@ -293,21 +290,30 @@ class Trainer:
         checkpoint.write_file(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
+def _difference(name: str, there: Any, here: Any) -> str:
+    """The first value that differs between two JSON contents."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted({*there, *here}):
+            if there.get(key) != here.get(key):
+                return _difference(f"{name}.{key}", there.get(key), here.get(key))
+    return f"{name}: {there!r} there, {here!r} here"
+
+
 @contextmanager
 def _stop_on_signal() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list instead of dying of the first; a second one acts as usual."""
     received: list[int] = []
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handler(number: int, frame: Any) -> None:
         received.append(number)
         for signal_number, old in previous.items():
             signal.signal(signal_number, old)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, handler)
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        previous[interrupt] = signal.signal(interrupt, handler)
     try:
         yield received
     finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+        for signal_number, old in previous.items():
+            signal.signal(signal_number, old)

@@ -57,16 +57,14 @@ def _check(
     y = arguments.tensor(name, y, "N D")
     D = y.shape[1]
     shapes = ("T M D", "T M", "T M M", "T M", "T R M", "T R")
-    checked = [
-        arguments.tensor(f"params.{field}", value, shape)
-        for field, value, shape in zip(MADEFlowParams._fields, params, shapes, strict=False)
-    ]
+    named = zip(MADEFlowParams._fields, params, shapes, strict=False)
+    checked = {name: arguments.tensor(f"params.{name}", value, shape) for name, value, shape in named}
     if arguments.sizes["R"] not in (D, 2 * D):
         raise ValueError(f"params.bias3: [T, {D}] or [T, {2 * D}] wanted, got {list(params.bias3.shape)}")
-    degrees = arguments.tensor("params.degrees", params.degrees, "M", torch.int64)
+    checked["degrees"] = arguments.tensor("params.degrees", params.degrees, "M", torch.int64)
     if hidden_context is not None:
         hidden_context = arguments.tensor("hidden_context", hidden_context, "N T M")
-    return y, MADEFlowParams(*checked, degrees), hidden_context
+    return y, MADEFlowParams(**checked), hidden_context
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

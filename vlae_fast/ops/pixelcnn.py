@@ -104,13 +104,9 @@ def _check(
         raise TypeError(f"params: PixelCNNParams wanted, got {type(params).__name__}")
     if not isinstance(spec, PixelCNNSpec):
         raise TypeError(f"spec: PixelCNNSpec wanted, got {type(spec).__name__}")
-    shapes = PixelCNNParams("C 1 3 3", "C K 3 3", "C", "S C C 3 3", "L C", "L C", "P 2 C C", "P 2 C", "C", "1")  # type: ignore[arg-type]
-    params = PixelCNNParams(
-        *(
-            arguments.tensor(f"params.{name}", value, shape)
-            for name, value, shape in zip(PixelCNNParams._fields, params, shapes, strict=True)  # type: ignore[arg-type]
-        )
-    )
+    shapes = ("C 1 3 3", "C K 3 3", "C", "S C C 3 3", "L C", "L C", "P 2 C C", "P 2 C", "C", "1")
+    named = zip(PixelCNNParams._fields, params, shapes, strict=True)
+    params = PixelCNNParams(*(arguments.tensor(f"params.{name}", value, shape) for name, value, shape in named))
     sizes = arguments.sizes
     if sizes["S"] not in (1, sizes["L"]):
         raise ValueError(f"params.hidden_weight: 1 (tied) or L={sizes['L']} weights wanted, got {sizes['S']}")

@@ -1,0 +1,150 @@
+"""The commands as a user runs them: real processes, exit status, one clear line for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vlae_fast import VLAE, VLAEConfig, cli
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "vlae_fast", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npy"
+    np.save(path, (np.random.default_rng(0).random((60, 8, 10)) < 0.3).astype(np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory):
+    """A run folder made by the command itself."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = run("train", "--data", images, "--out", out, "--epochs", 2, "--preset", "tiny", "--batch-size", 16)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def main(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+def test_train_made_a_run_folder(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["model"]["height"], config["model"]["width"]) == (8, 10)
+    assert config["model"]["latent_size"] == VLAEConfig.preset("tiny").latent_size
+
+
+def test_the_same_command_resumes(images, trained, capsys):
+    flags = ("--data", images, "--out", trained, "--preset", "tiny", "--batch-size", 16)
+    assert main("train", *flags, "--epochs", 3) == 0
+    assert "resumed at step 6" in capsys.readouterr().out
+
+
+def test_evaluate(trained, tmp_path, capsys):
+    flags = ("--samples", 8, "--subset", 5, "--seed", 1)
+    assert main("evaluate", trained, *flags, "--json", tmp_path / "e.json") == 0
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert (result["images"], result["samples"], result["seed"]) == (5, 8, 1)
+    assert f"NLL                     {result['nll_nats']['mean']:.3f}" in printed
+    assert result["nll_nats"]["mean"] <= result["negative_elbo_nats"]["mean"]
+    assert result["kl_bits"]["mean"] == pytest.approx(result["kl_nats"]["mean"] / np.log(2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".npz"])
+def test_sample(trained, tmp_path, suffix):
+    out = tmp_path / "new" / f"s{suffix}"
+    assert main("sample", trained, "--num", 5, "--out", out, "--seed", 2) == 0
+    if suffix == ".png":
+        assert out.read_bytes().startswith(b"\x89PNG")
+        return
+    drawn = np.load(out) if suffix == ".npy" else np.load(out)["images"]
+    expected = VLAE.from_pretrained(trained).sample(5, seed=2)
+    assert torch.equal(torch.from_numpy(drawn).float(), expected)
+
+
+def test_reconstruct_and_info(trained, tmp_path, capsys):
+    assert main("reconstruct", trained, "--out", tmp_path / "r.png", "--num", 3) == 0
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert main("info") == 0
+    assert main("info", trained) == 0
+    assert "latent_size" in capsys.readouterr().out
+
+
+def test_a_saved_model_needs_the_name_of_a_data_set(images, tmp_path, capsys):
+    VLAE(VLAEConfig(height=8, width=10)).save_pretrained(tmp_path / "m")
+    assert main("evaluate", tmp_path / "m", "--samples", 2) == 2
+    assert "names no data set; say --data" in capsys.readouterr().err
+    assert main("evaluate", tmp_path / "m", "--samples", 2, "--subset", 3, "--data", images) == 0
+
+
+BAD = {
+    "unknown data": ("train --data nothing --out OUT", "'nothing': no such file or folder"),
+    "missing files": ("train --data static-mnist --data-dir EMPTY --out OUT", "binarized_mnist_train.amat"),
+    "unknown preset": ("train --data IMAGES --out OUT --preset big", "preset: one of paper, tiny wanted, got 'big'"),
+    "minutes": ("train --data IMAGES --out OUT --minutes 0", "minutes: > 0 wanted, got 0"),
+    "epochs": ("train --data IMAGES --out OUT --epochs nan", "epochs: > 0 wanted, got nan"),
+    "batch size": ("train --data IMAGES --out OUT --batch-size 0", "batch_size: >= 1 wanted, got 0"),
+    "seed": ("train --data IMAGES --out OUT --seed -1", "seed"),
+    "choice": ("train --data IMAGES --out OUT --model.prior uniform", "--model.prior"),
+    "wiring": ("train --data IMAGES --out OUT --model.wiring.block-convs 3", "spec: block_convs 1 or 2"),
+    "out is a file": ("train --data IMAGES --out IMAGES --epochs 1", "IMAGES"),
+    "no run": ("sample EMPTY/none --out OUT.png", "no such folder"),
+    "no model": ("sample EMPTY --out OUT.png", "config.json: No such file"),
+    "suffix": ("sample RUN --out OUT.jpg", ".png, .npy or .npz wanted"),
+    "num": ("sample RUN --out OUT.png --num 0", "num: >= 1"),
+    "temperature": ("sample RUN --out OUT.png --temperature 0", "temperature: a positive number wanted"),
+    "samples": ("evaluate RUN --samples 0", "samples: >= 1 wanted, got 0"),
+    "subset": ("evaluate RUN --subset 0", "subset: >= 1 wanted, got 0"),
+    "other size": ("evaluate RUN --data digits --samples 2 --subset 2", "images: shape [N, 1, 8, 10] wanted"),
+    "unknown command": ("fly", "fly"),
+    "unknown flag": ("info --speed 3", "--speed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_status_2(case, images, trained, tmp_path, capsys, monkeypatch):
+    command, message = BAD[case]
+    words = {"IMAGES": str(images), "RUN": str(trained), "EMPTY": str(tmp_path), "OUT": str(tmp_path / "out")}
+    arguments = []
+    for word in command.split():
+        for name, value in words.items():
+            word = word.replace(name, value)
+        arguments.append(word)
+    try:
+        status = main(*arguments)
+    except SystemExit as error:  # the parser's own way out
+        status = error.code
+    captured = capsys.readouterr()
+    assert status == 2, captured
+    assert message.replace("IMAGES", str(images)) in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_and_version_of_the_process():
+    result = run("--help")
+    assert result.returncode == 0
+    for verb in ("train", "evaluate", "sample", "reconstruct", "info"):
+        assert verb in result.stdout
+
+
+def test_a_real_process_gives_status_2_without_a_traceback(tmp_path):
+    result = run("sample", tmp_path / "none", "--out", tmp_path / "s.png")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("vlae-fast: ")
+    assert result.stderr.count("\n") == 1
