@@ -43,32 +43,35 @@ namespace {
 using Quad = float __attribute__((vector_size(16)));
 using QuadUnaligned = float __attribute__((vector_size(16), aligned(4), may_alias));
 
+Quad load_quad(const float* p) { return *reinterpret_cast<const QuadUnaligned*>(p); }
+
 // weight[row][p..p + 4), 0 where forbidden or outside
 Quad load_live(const MaskedMatrix& m, Index row, Index p) {
-  const Index live = row < m.rows ? m.prefix[row] - p : 0;
-  Quad quad = {};
-  for (Index i = 0; i < min(live, 4); ++i) quad[i] = m.weight[row * m.columns + p + i];
-  return quad;
+  if (row >= m.rows || m.prefix[row] <= p) return Quad{};
+  if (p + 4 > m.columns) {  // a whole quad might end beyond the matrix
+    Quad quad = {};
+    for (Index i = 0; p + i < m.prefix[row]; ++i) quad[i] = m.weight[row * m.columns + p + i];
+    return quad;
+  }
+  using Ints = std::int32_t __attribute__((vector_size(16)));
+  const Ints live = Ints{0, 1, 2, 3} < static_cast<std::int32_t>(min(m.prefix[row] - p, 4));
+  return live ? load_quad(m.weight + row * m.columns + p) : Quad{};
 }
 
-Quad load_all(const MaskedMatrix& m, Index row, Index p) {
-  return *reinterpret_cast<const QuadUnaligned*>(m.weight + row * m.columns + p);
-}
-
-// Four columns of `lanes` rows, transposed: quads of rows side by side, then 4x4 transposes within them.
-template <Quad (*load_quad)(const MaskedMatrix&, Index, Index)>
-void transpose(const MaskedMatrix& m, Index row, Index p, V (&columns)[4]) {
+// Four columns of `lanes` rows, transposed: quads of rows side by side, then 4x4 transposes within them. quad(r) is the
+// quad of row r.
+template <class LoadQuad>
+inline void transpose(LoadQuad quad, V (&columns)[4]) {
   V v[4];
   for (int i = 0; i < 4; ++i) {
-    const auto quad = [&](int q) { return load_quad(m, row + 4 * q + i, p); };
     if constexpr (lanes == 4) {
-      v[i] = quad(0);
+      v[i] = quad(i);
     } else {
-      const auto pair = [&](int q) { return __builtin_shufflevector(quad(q), quad(q + 1), 0, 1, 2, 3, 4, 5, 6, 7); };
+      const auto pair = [&](int r) { return __builtin_shufflevector(quad(r), quad(r + 4), 0, 1, 2, 3, 4, 5, 6, 7); };
       if constexpr (lanes == 8)
-        v[i] = pair(0);
+        v[i] = pair(i);
       else
-        v[i] = __builtin_shufflevector(pair(0), pair(2), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        v[i] = __builtin_shufflevector(pair(i), pair(i + 8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     }
   }
   constexpr auto zip = [](int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * lanes; };
@@ -90,12 +93,14 @@ void pack_transposed(const MaskedMatrix& m, Index row, Index begin, Index end, f
     const Index live = row + lanes <= m.rows ? min(m.prefix[row], end) : begin;  // of every row of the group
     V columns[4];
     Index p = begin;
-    for (; p + 4 <= live; p += 4) {
-      transpose<load_all>(m, row, p, columns);
+    const float* first = m.weight + row * m.columns + p;
+    const Index columns_of_m = m.columns;
+    for (; p + 4 <= live; p += 4, first += 4) {
+      transpose([=](int i) { return load_quad(first + i * columns_of_m); }, columns);
       for (int i = 0; i < 4; ++i) store(panel + (p - begin + i) * panel_width + r, columns[i]);
     }
     for (; p < end; p += 4) {
-      transpose<load_live>(m, row, p, columns);
+      transpose([&](int i) { return load_live(m, row + i, p); }, columns);
       for (int i = 0; i < min(4, end - p); ++i) store(panel + (p - begin + i) * panel_width + r, columns[i]);
     }
   }

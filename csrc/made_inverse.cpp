@@ -8,6 +8,8 @@
 namespace vlae::VLAE_ISA {
 namespace {
 
+constexpr Index samples_worth_packing = 8;  // fewer read the weights in place
+
 struct Block {
   Index degree_begin, degree_end, unit_begin, unit_end;
   Index units() const { return unit_end - unit_begin; }
@@ -28,6 +30,30 @@ Index largest_block(const Prefixes& prefixes, Index D) {
     if (block.units() > units) units = block.units();
   }
   return units;
+}
+
+// sums[i] lane l: sums[i]'s or sums[i + half]'s lanes l and l ^ half added, of the latter where l has the bit `half`.
+template <int half>
+void add_lanes(V* sums) {
+  for (int i = 0; i < half; ++i) {
+    const V own = shuffle<[](int l) { return l & half ? l + lanes : l; }>(sums[i], sums[i + half]);
+    const V other = shuffle<[](int l) { return l & half ? l - half + lanes : l + half; }>(sums[i], sums[i + half]);
+    sums[i] = own + other;
+  }
+  if constexpr (half > 1) add_lanes<half / 2>(sums);
+}
+
+// Lane r is the dot product of x[0..terms) and row r of a matrix of `lanes` rows: `lanes` interleaved partial sums
+// each, then a tree. Rows lie `row` apart, groups of `lanes` columns lie `group` apart.
+inline V dot_rows(const float* matrix, Index row, Index group, const float* x, Index terms) {
+  V sums[lanes] = {};
+  for (Index p = 0; p < terms; p += lanes, matrix += group) {
+    const V v = load(x + p);
+#pragma GCC unroll 16
+    for (int r = 0; r < lanes; ++r) sums[r] += v * load(matrix + r * row);
+  }
+  add_lanes<lanes / 2>(sums);
+  return sums[0];
 }
 
 void fill_rows(Index N, const float* from, Index count, float* to, Index row) {
@@ -62,7 +88,8 @@ class Inverse {
         hidden2_(N * block_),
         panel1_(block_ * s.D),
         panel2_(block_ * s.M),
-        panel3_(block_ * D_ * 2) {}
+        panel3_(block_ * D_ * 2),
+        dense_(lanes * s.M) {}
 
   float* z() const { return z_.data(); }
   Index row() const { return D_; }
@@ -87,13 +114,13 @@ class Inverse {
 
  private:
   void begin_block(const Step& step, const Block& block, Index N, const float* context, Index context_row) const {
-    const Index width = padded(block.units());
+    const Index width = padded(block.units()), dense = block.unit_begin / lanes * lanes;
     for (Index i = 0; i < width; i += panel_width) {
       const Index unit = block.unit_begin + i, count = block.unit_end - unit;
       float *sum1 = sum1_.data() + i, *sum2 = sum2_.data() + i;
       float *panel1 = panel1_.data() + i * block.degree_end, *panel2 = panel2_.data() + i * block.unit_end;
       pack_transposed(step.layer1, unit, 0, block.degree_end, panel1);
-      pack_transposed(step.layer2, unit, 0, block.unit_end, panel2);
+      pack_transposed(step.layer2, unit, dense, block.unit_end, panel2 + dense * panel_width);
       fill_rows(N, step.bias1 + unit, count, sum1, width);
       fill_rows(N, step.bias2 + unit, count, sum2, width);
       if (context)
@@ -101,12 +128,32 @@ class Inverse {
           for (Index u = 0; u < min(count, panel_width); ++u)
             sum1[n * width + u] += context[n * context_row + unit + u];
       multiply(N, z(), D_, 1, panel1, block.degree_begin, sum1, width);
-      multiply(N, hidden1_.data(), hidden_row_, 1, panel2, block.unit_begin, sum2, width);
+      for (Index r = 0; r < min(panel_width, count); r += lanes)
+        add_dense(step.layer2, unit + r, dense, N, sum2 + r, width);
+      multiply(N, hidden1_.data() + dense, hidden_row_, 1, panel2 + dense * panel_width, block.unit_begin - dense, sum2,
+               width);
     }
     for (Index j = 0; j < D_; j += panel_width) {
       pack_transposed(step.mean, j, block.unit_begin, block.unit_end, panel3(block, j));
       if (s_.scale) pack_transposed(step.scale, j, block.unit_begin, block.unit_end, panel3(block, D_ + j));
     }
+  }
+
+  // out[:, 0..lanes) += the products of the earlier units 0..terms with the weights of the units from `unit` on.
+  void add_dense(const MaskedMatrix& m, Index unit, Index terms, Index N, float* out, Index out_row) const {
+    const float* weight = m.weight + unit * m.columns;
+    const float* x = hidden1_.data();
+    if (N < samples_worth_packing && unit + lanes <= m.rows) {
+      for (Index n = 0; n < N; ++n, x += hidden_row_, out += out_row)
+        store(out, load(out) + dot_rows(weight, m.columns, lanes, x, terms));
+      return;
+    }
+    float* packed = dense_.data();
+    for (Index p = 0; p < terms; p += lanes)
+      for (Index r = 0; r < lanes; ++r)
+        store(packed + p * lanes + r * lanes, load(weight + min(r, m.rows - 1 - unit) * m.columns + p));
+    for (Index n = 0; n < N; ++n, x += hidden_row_, out += out_row)
+      store(out, load(out) + dot_rows(packed, lanes, lanes * lanes, x, terms));
   }
 
   // z[:, degree] = x * exp(scale) + mean
@@ -152,7 +199,7 @@ class Inverse {
   const MADEFlow& s_;
   const Prefixes& prefixes_;
   const Index D_, hidden_row_, block_;  // D and M padded, the widest block padded
-  const Scratch x_, z_, mean_, scale_, column_, hidden1_, sum1_, sum2_, hidden2_, panel1_, panel2_, panel3_;
+  const Scratch x_, z_, mean_, scale_, column_, hidden1_, sum1_, sum2_, hidden2_, panel1_, panel2_, panel3_, dense_;
 };
 
 }  // namespace
