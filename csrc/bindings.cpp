@@ -75,6 +75,11 @@ NB_MODULE(_native, m) {
   vlae::kernels();  // an unusable VLAE_FAST_ISA is an ImportError, not a crash later
 
   m.def("isa", [] { return vlae::kernels().isa; });
+  m.def("usable_isas", [] {
+    std::vector<const char*> names;
+    for (Index i = 0; const vlae::Kernels* table = vlae::usable(i); ++i) names.push_back(table->isa);
+    return names;
+  });
 
   m.def(
       "masked_conv3x3",

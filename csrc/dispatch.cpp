@@ -26,27 +26,31 @@ struct Candidate {
   bool runs_here;
 };
 
-const Kernels& choose() {
-  const Candidate candidates[] = {
+// Best first.
+const Candidate candidates[] = {
 #ifdef __x86_64__
-      {avx512::table, __builtin_cpu_supports("x86-64-v4") != 0},
-      {avx2::table, __builtin_cpu_supports("x86-64-v3") != 0},
+    {avx512::table, __builtin_cpu_supports("x86-64-v4") != 0},
+    {avx2::table, __builtin_cpu_supports("x86-64-v3") != 0},
 #endif
-      {baseline::table, true},
-  };
+    {baseline::table, true},
+};
+
+const Kernels& choose() {
   const char* wanted = std::getenv("VLAE_FAST_ISA");
-  for (const Candidate& candidate : candidates)
-    if (wanted && *wanted ? std::string(wanted) == candidate.table.isa : candidate.runs_here) {
-      if (!candidate.runs_here)
-        throw std::runtime_error(std::string("VLAE_FAST_ISA: this processor does not run ") + wanted);
-      return candidate.table;
-    }
-  std::string names;
-  for (const Candidate& candidate : candidates) names += std::string(" ") + candidate.table.isa;
-  throw std::runtime_error(std::string("VLAE_FAST_ISA: unknown name '") + wanted + "', known:" + names);
+  if (!wanted || !*wanted) return *usable(0);
+  for (Index i = 0; const Kernels* table = usable(i); ++i)
+    if (std::string(wanted) == table->isa) return *table;
+  throw std::runtime_error(std::string("VLAE_FAST_ISA: no instruction set of this processor is known as '") + wanted +
+                           "'");
 }
 
 }  // namespace
+
+const Kernels* usable(Index i) {
+  for (const Candidate& candidate : candidates)
+    if (candidate.runs_here && i-- == 0) return &candidate.table;
+  return nullptr;
+}
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();

@@ -107,8 +107,10 @@ struct Kernels {
   MADEFlowBackward* made_flow_backward;
   MADEFlowInverse* made_flow_inverse;
 };
-// The best table that this processor runs, or the one that the environment variable VLAE_FAST_ISA names; throws
-// std::runtime_error if that name is unknown or the processor lacks it.
+// Table i of those that this processor runs, best first; null past the last.
+const Kernels* usable(Index i);
+// The best of them, or the one that the environment variable VLAE_FAST_ISA names; throws std::runtime_error for another
+// name.
 const Kernels& kernels();
 
 #ifdef VLAE_ISA  // set by the build for the sources that are compiled per instruction set

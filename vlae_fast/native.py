@@ -21,12 +21,18 @@ __all__ = [
     "pixelcnn_logits",
     "pixelcnn_logits_backward",
     "pixelcnn_sample",
+    "usable_isas",
 ]
 
 
 def isa() -> str:
     """Name of the instruction set that the compiled bodies use here: avx512, avx2 or baseline."""
     return _native.isa()
+
+
+def usable_isas() -> list[str]:
+    """Names of all that this processor can use, best first; the environment variable VLAE_FAST_ISA forces one."""
+    return _native.usable_isas()
 
 
 def _address(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:

@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv; a second call is quick.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE_TESTS := $(wildcard tests/test_*_native.py tests/test_pixelcnn_sample.py)
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check lint bench isa sanitizers fuzz wheel clean
+
+demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
+	$(BIN)/python examples/demo.py
+
+test: .venv/installed
+	$(BIN)/pytest -q -n auto
+
+check: lint isa sanitizers fuzz wheel  ## the long checks
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/mypy
+
+# The native tests again on every other instruction set of this processor.
+isa: .venv/installed
+	for isa in $$($(BIN)/python -c "from vlae_fast import native as n; print(*n.usable_isas()[1:])"); do \
+	  echo "$$isa"; VLAE_FAST_ISA=$$isa $(BIN)/pytest -q -n auto $(NATIVE_TESTS) || exit 1; done
+
+# The native code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitizers: build/asan/done build/tsan/done
+	tests/sanitized build/asan asan $(NATIVE_TESTS)
+	tests/sanitized build/tsan tsan $(NATIVE_TESTS)
+
+build/asan/done: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+build/tsan/done: FLAGS := -fsanitize=thread
+build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py)
+	VLAE_FAST_CXXFLAGS="$(FLAGS)" $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
+	touch $@
+
+fuzz: .venv/installed
+	$(BIN)/python tests/fuzz_data.py --files 2000
+
+# The sdist makes a wheel that works outside the checkout.
+wheel: .venv/installed
+	rm -rf build/wheel && $(BIN)/python -m build -q --outdir build/wheel
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install -q build/wheel/*.whl
+	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v; print(v.VLAE(v.VLAEConfig()).sample(2).shape)"
+
+bench: .venv/installed
+	OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 \
+	  $(BIN)/pytest -q benchmarks --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
+
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q setuptools nanobind ninja
+	$(BIN)/pip install -q -e ".[dev,demo]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info vlae_fast/*.so
