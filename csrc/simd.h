@@ -22,6 +22,7 @@ constexpr int vector_registers = 16;
 using V = float __attribute__((vector_size(4 * lanes)));
 using VUnaligned = float __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
 using VInt = std::int32_t __attribute__((vector_size(4 * lanes)));
+using VUnsigned = std::uint32_t __attribute__((vector_size(4 * lanes)));
 
 inline V load(const float* p) { return *reinterpret_cast<const VUnaligned*>(p); }
 inline void store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
@@ -30,15 +31,26 @@ inline V broadcast(float f) { return V{} + f; }
 // v where the mask (a comparison's result) is true, else 0.
 inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }
 
-// For x <= 0: mantissa and power of two with exp(x) = mantissa * power, relative error about 1.5e-7 (4e-7 near the
-// floor); NaN counts as the floor. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa is a degree-5 minimax
-// polynomial in r, 1 at r = 0.
+// min(x, 0) and max(x, 0). A negative float is a negative integer, and integers have min and max in one instruction.
+inline V negative_part(V x) {
+  const VInt zero = {}, bits = reinterpret_cast<VInt>(x);
+  return reinterpret_cast<V>(bits < zero ? bits : zero);
+}
+inline V positive_part(V x) {
+  const VInt zero = {}, bits = reinterpret_cast<VInt>(x);
+  return reinterpret_cast<V>(bits > zero ? bits : zero);
+}
+
+// For x <= 0 (above counts as 0): mantissa and power of two with exp(x) = mantissa * power, relative error about 1.5e-7
+// (4e-7 near the floor). x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa is a degree-5 minimax polynomial in r, 1
+// at r = 0.
 struct Exp {
   V mantissa, power;
 };
 inline Exp exp_parts(V x) {
-  const V floor = broadcast(-87.0f);
-  x = x > floor ? x : floor;
+  const VUnsigned floor = reinterpret_cast<VUnsigned>(broadcast(-87.0f));
+  const VUnsigned magnitude = reinterpret_cast<VUnsigned>(negative_part(x));
+  x = reinterpret_cast<V>(magnitude < floor ? magnitude : floor);
   constexpr float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: the sum's low bits are n + 127, a float's exponent
   const V shifted = x * 1.44269504f + magic;
   const V n = shifted - magic;
@@ -57,12 +69,10 @@ inline V exp_negative(V x) {
   return e.mantissa * e.power;
 }
 
-// Absolute error about 1.5e-7.
+// Absolute error about 1.5e-7; one of the two summands is exactly 0.
 inline V elu(V x) {
-  const V zero = {};
-  const Exp e = exp_parts(x < zero ? x : zero);
-  const V negative = e.mantissa * e.power - 1.0f;
-  return x > zero ? x : negative;
+  const Exp e = exp_parts(x);
+  return positive_part(x) + (e.mantissa * e.power - 1.0f);
 }
 
 inline V sigmoid(V x) {
