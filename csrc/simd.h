@@ -30,15 +30,15 @@ inline V broadcast(float f) { return V{} + f; }
 // v where the mask (a comparison's result) is true, else 0.
 inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }
 
-// For x <= 0: mantissa and power of two with exp(x) = mantissa * power, relative error about 1.5e-7 (4e-7 near the
-// floor); NaN counts as the floor. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa is a degree-5 minimax
-// polynomial in r, 1 at r = 0.
+// Mantissa and power of two with exp(x) = mantissa * power, for x <= 0: relative error about 1.5e-7 (4e-7 near the
+// floor, -87); NaN stays NaN, the result for x > 0 means nothing. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa
+// is a degree-5 minimax polynomial in r, 1 at r = 0.
 struct Exp {
   V mantissa, power;
 };
 inline Exp exp_parts(V x) {
   const V floor = broadcast(-87.0f);
-  x = x > floor ? x : floor;
+  x = x < floor ? floor : x;
   constexpr float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: the sum's low bits are n + 127, a float's exponent
   const V shifted = x * 1.44269504f + magic;
   const V n = shifted - magic;
@@ -59,10 +59,9 @@ inline V exp_negative(V x) {
 
 // Absolute error about 1.5e-7.
 inline V elu(V x) {
-  const V zero = {};
-  const Exp e = exp_parts(x < zero ? x : zero);
+  const Exp e = exp_parts(x);
   const V negative = e.mantissa * e.power - 1.0f;
-  return x > zero ? x : negative;
+  return x > V{} ? x : negative;
 }
 
 inline V sigmoid(V x) {
