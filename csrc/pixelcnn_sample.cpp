@@ -46,7 +46,7 @@ LanePlan best_plan(const PixelCNN& net, Index N, Index max_vectors) {
   for (Index vectors = 1; vectors <= max_vectors; ++vectors)
     for (Index G = 1; G <= vectors * lanes && G <= N; ++G) {
       const LanePlan plan = LanePlan::make(net, G, vectors);
-      const float cost = static_cast<float>(plan.steps(net) * vectors) / G;
+      const float cost = static_cast<float>(plan.steps(net)) * (vectors == 1 ? 1.2f : 2.0f) / G;
       if (best.G == 0 || cost < best_cost) best = plan, best_cost = cost;
     }
   return best;
@@ -64,7 +64,7 @@ inline void accumulate(V (&acc)[B][Q], const float*& weight, const float* source
 }
 
 // Draws G images: B channels at a time, Q vectors of lanes.
-template <int B, int Q>
+template <int B, int Q, bool Fixed>
 class Sampler {
  public:
   Sampler(const PixelCNN& net, const PackedPixelCNN& packed, const LanePlan& plan, const float* context,
@@ -178,7 +178,10 @@ class Sampler {
   }
 
   void step(Index s) {
+    const Index channels = Fixed ? B : net_.C;
     float* const now = slot(s);
+    const float* const left = slot(s - 1);
+    const float* const up[3] = {above(s - 3), above(s - 2), above(s - 1)};
     if (plan_.R == 1 && s % plan_.T >= net_.W) return zero(now, slot_);
     if (plan_.R > 1)  // whole vectors are moved: what lies behind the G floats is written over later
       for (Index m = 0; m < packed_.channels; ++m)
@@ -193,8 +196,8 @@ class Sampler {
       V acc[B][Q] = {};
       for (Index d = 0; d < 3; ++d)
         for (Index e = -1; e <= 1; ++e) accumulate(acc, weight, inputs(s + e) + d * net_.K * width, net_.K, width);
-      for (Index e = 3; e >= 1; --e) accumulate(acc, weight, above(s - e), 1, stride_);
-      accumulate(acc, weight, slot(s - 1), 1, stride_);
+      for (const float* row : up) accumulate(acc, weight, row, 1, stride_);
+      accumulate(acc, weight, left, 1, stride_);
       for (int b = 0; b < B; ++b)
         for (int q = 0; q < Q; ++q) store(h + (c + b) * width + q * lanes, acc[b][q] + packed_.input_bias[c + b]);
     }
@@ -205,7 +208,7 @@ class Sampler {
       float* const own = causal ? now + layer.channel * stride_ : local;
       const Index own_stride = causal ? stride_ : width;
       const float* const source = layer.opens ? h : f;
-      for (Index c = 0; c < packed_.C; ++c)
+      for (Index c = 0; c < channels; ++c)
         for (int q = 0; q < Q; ++q)
           store(own + c * own_stride + q * lanes, keep(alive[q], elu(load(source + c * width + q * lanes))));
 
@@ -214,10 +217,10 @@ class Sampler {
         V acc[B][Q] = {};
         if (causal) {
           const Index offset = layer.channel * stride_;
-          for (Index e = 3; e >= 1; --e) accumulate(acc, weight, above(s - e) + offset, net_.C, stride_);
-          accumulate(acc, weight, slot(s - 1) + offset, net_.C, stride_);
+          for (const float* row : up) accumulate(acc, weight, row + offset, channels, stride_);
+          accumulate(acc, weight, left + offset, channels, stride_);
         }
-        accumulate(acc, weight, own, net_.C, own_stride);
+        accumulate(acc, weight, own, channels, own_stride);
         float* const out = (layer.closes ? h : f) + c * width;
         for (int b = 0; b < B; ++b)
           for (int q = 0; q < Q; ++q) {
@@ -232,7 +235,8 @@ class Sampler {
       V logit = broadcast(packed_.output_bias);
       for (Index c = 0; c < net_.C; ++c) logit += packed_.output_weight[c] * elu(load(h + c * width + q * lanes));
       const V u = load(thresholds(s) + q * lanes);
-      const V x = u < sigmoid(logit / temperature_) ? broadcast(1.0f) : V{};
+      const V p = sigmoid(logit / temperature_);
+      const V x = u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{};  // a NaN draws 0 and leaves given pixels alone
       store(drawn(s) + q * lanes, x);
       store(now + q * lanes, x * load(visible(s) + q * lanes));
     }
@@ -268,11 +272,18 @@ void sample(const PixelCNN& net, const PixelCNNParams& params, const float* cont
       const Index first = begin * pixels;
       const auto draw = [&](auto sampler) { sampler.run(); };
       const std::int8_t* const kept = given ? given + first : nullptr;
-      if (plan.vectors == most)
-        draw(Sampler<B, most>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
-                              x + first));
+      if (net.C == B && plan.vectors == most)
+        draw(Sampler<B, most, true>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
+                                    x + first));
+      else if (net.C == B)
+        draw(Sampler<B, 1, true>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
+                                 x + first));
+      else if (plan.vectors == most)
+        draw(Sampler<B, most, false>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
+                                     x + first));
       else
-        draw(Sampler<B, 1>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature, x + first));
+        draw(Sampler<B, 1, false>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
+                                  x + first));
       begin += plan.G;
     }
   });

@@ -31,26 +31,15 @@ inline V broadcast(float f) { return V{} + f; }
 // v where the mask (a comparison's result) is true, else 0.
 inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }
 
-// min(x, 0) and max(x, 0). A negative float is a negative integer, and integers have min and max in one instruction.
-inline V negative_part(V x) {
-  const VInt zero = {}, bits = reinterpret_cast<VInt>(x);
-  return reinterpret_cast<V>(bits < zero ? bits : zero);
-}
-inline V positive_part(V x) {
-  const VInt zero = {}, bits = reinterpret_cast<VInt>(x);
-  return reinterpret_cast<V>(bits > zero ? bits : zero);
-}
-
-// For x <= 0 (above counts as 0): mantissa and power of two with exp(x) = mantissa * power, relative error about 1.5e-7
-// (4e-7 near the floor). x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa is a degree-5 minimax polynomial in r, 1
-// at r = 0.
+// Mantissa and power of two with exp(x) = mantissa * power, for x <= 0: relative error about 1.5e-7 (4e-7 near the
+// floor, -87); NaN stays NaN, the result for x > 0 means nothing. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa
+// is a degree-5 minimax polynomial in r, 1 at r = 0.
 struct Exp {
   V mantissa, power;
 };
 inline Exp exp_parts(V x) {
-  const VUnsigned floor = reinterpret_cast<VUnsigned>(broadcast(-87.0f));
-  const VUnsigned magnitude = reinterpret_cast<VUnsigned>(negative_part(x));
-  x = reinterpret_cast<V>(magnitude < floor ? magnitude : floor);
+  const V floor = broadcast(-87.0f);
+  x = x < floor ? floor : x;
   constexpr float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: the sum's low bits are n + 127, a float's exponent
   const V shifted = x * 1.44269504f + magic;
   const V n = shifted - magic;
@@ -72,7 +61,8 @@ inline V exp_negative(V x) {
 // Absolute error about 1.5e-7; one of the two summands is exactly 0.
 inline V elu(V x) {
   const Exp e = exp_parts(x);
-  return positive_part(x) + (e.mantissa * e.power - 1.0f);
+  const V negative = e.mantissa * e.power - 1.0f;
+  return x > V{} ? x : negative;
 }
 
 inline V sigmoid(V x) {
