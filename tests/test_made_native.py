@@ -36,7 +36,7 @@ def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> No
     z, context = arguments(N, params, with_context)
     eps, log_det = native.made_flow_forward(z, list(params), context)
     deps, dlog_det = torch.randn_like(eps), torch.randn_like(log_det)
-    dz, dparams, dcontext = native.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
+    dz, dcontext, *dparams = native.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
 
     z64, context64, *params64 = doubled((z, context, *params))
     eps64, log_det64 = reference.made_flow_forward(z64, MADEFlowParams(*params64), context64)
@@ -100,12 +100,12 @@ def test_same_bits_for_any_split_and_threads(scale: bool) -> None:
 
     def run(rows: slice) -> list[Tensor]:
         """Everything that has a row for each sample."""
-        dz, _, dcontext = native.made_flow_forward_backward(deps[rows], dlog_det[rows], z[rows], params, context[rows])
+        dz, dcontext, *_ = native.made_flow_forward_backward(deps[rows], dlog_det[rows], z[rows], params, context[rows])
         drawn = native.made_flow_inverse(z[rows], params, context[rows])
         return [*native.made_flow_forward(z[rows], params, context[rows]), drawn, dz, dcontext]
 
     def gradients() -> list[Tensor]:
-        return native.made_flow_forward_backward(deps, dlog_det, z, params, context)[1]
+        return native.made_flow_forward_backward(deps, dlog_det, z, params, context)[2:]
 
     whole, dparams = run(slice(None)), gradients()
     for begin, end in ((0, 1), (599, 600), (3, 20), (250, 275), (100, 357)):
