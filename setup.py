@@ -36,7 +36,7 @@ class BuildWithNinja(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         write_ninja(folder / "build.ninja", target)
         try:
-            subprocess.run([str(Path(BIN_DIR) / "ninja"), "-C", str(folder)], check=True)
+            subprocess.run([str(Path(BIN_DIR) / "ninja"), "--quiet", "-C", str(folder)], check=True)
         except subprocess.CalledProcessError:
             sys.exit(f"vlae_fast: the C++ compiler ({compiler()}) failed; its message stands above")
 

@@ -35,7 +35,9 @@ class Array {
   Scratch memory_;
 };
 
-inline void set_zero(float* p, Index n) { __builtin_memset(p, 0, n * sizeof(float)); }
+inline void set_zero(float* p, Index n) {
+  if (n) __builtin_memset(p, 0, n * sizeof(float));  // p may be null where n is 0
+}
 
 // An odd number of cache lines, so that the planes of a pixel's channels spread over all sets of the cache.
 inline Index plane_size(Index floats) { return round_up(floats, 16) | 16; }

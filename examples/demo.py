@@ -23,6 +23,7 @@ def find_data():
 
 
 def main():
+    """Trains, then writes two pictures and says where."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="minutes of training")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder")

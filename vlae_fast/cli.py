@@ -177,7 +177,8 @@ class Info:
     def __call__(self) -> int:
         print(f"vlae_fast        {__version__}")
         print(f"Python, torch    {platform.python_version()}, {torch.__version__}")
-        print(f"CPU bodies       {native.isa()} (of {', '.join(native.usable_isas())}), {torch.get_num_threads()} threads")
+        usable = ", ".join(native.usable_isas())
+        print(f"CPU bodies       {native.isa()} (of {usable}), {torch.get_num_threads()} threads")
         print(f"CUDA device      {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
         if self.run is None:
             return 0
