@@ -96,8 +96,8 @@ inline void copy_rows(Index rows, Index columns, const float* from, Index from_r
 
 // out[r][0..32) += sum over p of a[r * a_row + p * a_term] * panel[p][0..32)
 template <int R>
-inline void multiply_tile(const float* a, Index a_row, Index a_term, const float* panel, Index terms, float* out,
-                          Index out_row) {
+[[gnu::noinline]] void multiply_tile(const float* a, Index a_row, Index a_term, const float* panel, Index terms,
+                                     float* out, Index out_row) {
   V sum[R][panel_vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
