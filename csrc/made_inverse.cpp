@@ -140,7 +140,7 @@ class Inverse {
       multiply(N, hidden1_.data() + dense, hidden_row_, 1, panel2 + dense * panel_width, block.unit_begin - dense, sum2,
                width);
     }
-    for (Index j = 0; j < D_; j += panel_width) {
+    for (Index j = (block.degree_begin + 1) / panel_width * panel_width; j < D_; j += panel_width) {
       pack_transposed(step.mean, j, block.unit_begin, block.unit_end, panel3(block, j));
       if (s_.scale) pack_transposed(step.scale, j, block.unit_begin, block.unit_end, panel3(block, D_ + j));
     }
