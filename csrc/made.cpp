@@ -45,17 +45,11 @@ using QuadUnaligned = float __attribute__((vector_size(16), aligned(4), may_alia
 
 Quad load_quad(const float* p) { return *reinterpret_cast<const QuadUnaligned*>(p); }
 
-// weight[row][p..p + 4), 0 where forbidden or outside
-Quad load_live(const MaskedMatrix& m, Index row, Index p) {
-  if (row >= m.rows || m.prefix[row] <= p) return Quad{};
-  if (p + 4 > m.columns) {  // a whole quad might end beyond the matrix
-    Quad quad = {};
-    for (Index i = 0; p + i < m.prefix[row]; ++i) quad[i] = m.weight[row * m.columns + p + i];
-    return quad;
-  }
-  using Ints = std::int32_t __attribute__((vector_size(16)));
-  const Ints live = Ints{0, 1, 2, 3} < static_cast<std::int32_t>(min(m.prefix[row] - p, 4));
-  return live ? load_quad(m.weight + row * m.columns + p) : Quad{};
+// p[0..count), then zeros; count < 4
+Quad load_some(const float* p, Index count) {
+  Quad quad = {};
+  for (Index i = 0; i < count; ++i) quad[i] = p[i];
+  return quad;
 }
 
 // Four columns of `lanes` rows, transposed: quads of rows side by side, then 4x4 transposes within them. quad(r) is the
@@ -89,20 +83,33 @@ inline void transpose(LoadQuad quad, V (&columns)[4]) {
 }  // namespace
 
 void pack_transposed(const MaskedMatrix& m, Index row, Index begin, Index end, float* panel) {
-  for (Index r = 0; r < panel_width; r += lanes, row += lanes) {
-    const Index live = row + lanes <= m.rows ? min(m.prefix[row], end) : begin;  // of every row of the group
+  for (Index group = 0; group < panel_width; group += lanes, row += lanes) {
+    const float* weight[lanes];  // rows below the matrix read its last row: no column of theirs is live
+    VInt live;
+    Index p = begin, longest = begin;
+    for (int r = 0; r < lanes; ++r) {
+      weight[r] = m.weight + min(row + r, m.rows - 1) * m.columns;
+      live[r] = row + r < m.rows ? static_cast<std::int32_t>(min(m.prefix[row + r], end)) : 0;
+      if (live[r] > longest) longest = live[r];
+    }
+    float* to = panel + group;
     V columns[4];
-    Index p = begin;
-    const float* first = m.weight + row * m.columns + p;
-    const Index columns_of_m = m.columns;
-    for (; p + 4 <= live; p += 4, first += 4) {
-      transpose([=](int i) { return load_quad(first + i * columns_of_m); }, columns);
-      for (int i = 0; i < 4; ++i) store(panel + (p - begin + i) * panel_width + r, columns[i]);
+    const Index all_live = row + lanes <= m.rows ? live[0] : begin;
+    for (; p + 4 <= all_live; p += 4, to += 4 * panel_width) {
+      transpose([&](int r) { return load_quad(weight[r] + p); }, columns);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) store(to + i * panel_width, columns[i]);
     }
-    for (; p < end; p += 4) {
-      transpose([&](int i) { return load_live(m, row + i, p); }, columns);
-      for (int i = 0; i < min(4, end - p); ++i) store(panel + (p - begin + i) * panel_width + r, columns[i]);
+    for (; p < longest; p += 4) {
+      const Index count = min(4, m.columns - p);
+      if (count == 4)
+        transpose([&](int r) { return load_quad(weight[r] + p); }, columns);
+      else
+        transpose([&](int r) { return load_some(weight[r] + p, count); }, columns);
+      for (int i = 0; i < min(4, end - p); ++i, to += panel_width)
+        store(to, live > static_cast<std::int32_t>(p + i) ? columns[i] : V{});
     }
+    for (; p < end; ++p, to += panel_width) store(to, V{});
   }
 }
 

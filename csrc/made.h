@@ -2,8 +2,9 @@
 //
 // Hidden units are sorted by degree, so the live inputs of every row of every weight matrix are a prefix, and no prefix
 // is shorter than the one before. A product runs over panels of 32 outputs (or inputs, going backward), copied to
-// [terms][32] with zeros where the mask forbids: vector lanes are outputs, every output sums its terms one by one in
-// rising order. So a sample's result does not depend on the samples beside it.
+// [terms][32] with zeros where the mask forbids: vector lanes are outputs, and every output sums its terms one by one
+// in rising order. (made_inverse.cpp sums the dense part of the second layer in another order, as fixed.) So a sample's
+// result does not depend on the samples beside it.
 #pragma once
 #include "parallel.h"
 #include "simd.h"
@@ -96,8 +97,8 @@ inline void copy_rows(Index rows, Index columns, const float* from, Index from_r
 
 // out[r][0..32) += sum over p of a[r * a_row + p * a_term] * panel[p][0..32)
 template <int R>
-inline void multiply_tile(const float* a, Index a_row, Index a_term, const float* panel, Index terms, float* out,
-                          Index out_row) {
+[[gnu::noinline]] void multiply_tile(const float* a, Index a_row, Index a_term, const float* panel, Index terms,
+                                     float* out, Index out_row) {
   V sum[R][panel_vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)

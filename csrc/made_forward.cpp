@@ -78,16 +78,15 @@ void made_flow_forward(const MADEFlow& s, const MADEFlowParams& p, const float* 
                        .next = next.data(),
                        .log_det = log_det + begin};
       for (Index n = 0; n < N; ++n) log_det[begin + n] = 0.0f;
-      float* from = y.data();
-      copy_rows(N, s.D, z + begin * s.D, s.D, from, D);
+      copy_rows(N, s.D, z + begin * s.D, s.D, a.y, D);
       for (Index t = 0; t < s.T; ++t) {
         const float* context = hidden_context ? hidden_context + (begin * s.T + t) * s.M : nullptr;
         run_step(step_at(s, p, prefixes, t), N, context, s.T * s.M, a, panel.data());
-        from = a.next;
-        a.next = const_cast<float*>(a.y);
-        a.y = from;
+        float* result = a.next;
+        a.next = a.y;
+        a.y = result;
       }
-      copy_rows(N, s.D, from, D, eps + begin * s.D, s.D);
+      copy_rows(N, s.D, a.y, D, eps + begin * s.D, s.D);
     }
   });
 }

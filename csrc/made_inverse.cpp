@@ -34,7 +34,8 @@ Index largest_block(const Prefixes& prefixes, Index D) {
 
 // sums[i] lane l: sums[i]'s or sums[i + half]'s lanes l and l ^ half added, of the latter where l has the bit `half`.
 template <int half>
-void add_lanes(V* sums) {
+inline void add_lanes(V (&sums)[lanes]) {
+#pragma GCC unroll 8
   for (int i = 0; i < half; ++i) {
     const V own = shuffle<[](int l) { return l & half ? l + lanes : l; }>(sums[i], sums[i + half]);
     const V other = shuffle<[](int l) { return l & half ? l - half + lanes : l + half; }>(sums[i], sums[i + half]);
@@ -43,17 +44,23 @@ void add_lanes(V* sums) {
   if constexpr (half > 1) add_lanes<half / 2>(sums);
 }
 
-// Lane r is the dot product of x[0..terms) and row r of a matrix of `lanes` rows: `lanes` interleaved partial sums
-// each, then a tree. Rows lie `row` apart, groups of `lanes` columns lie `group` apart.
-inline V dot_rows(const float* matrix, Index row, Index group, const float* x, Index terms) {
-  V sums[lanes] = {};
-  for (Index p = 0; p < terms; p += lanes, matrix += group) {
-    const V v = load(x + p);
+// out[n][r] += the dot product of x[n][0..terms) and row r of a matrix of `lanes` rows: `lanes` interleaved partial
+// sums, then a tree. The matrix's rows lie `stride` apart, or are packed: `lanes` columns of all rows, then the next.
+template <bool packed>
+[[gnu::noinline]] void add_dots(const float* matrix, Index stride, Index terms, Index N, const float* x, Index x_row,
+                                float* out, Index out_row) {
+  const Index row = packed ? lanes : stride, group = packed ? lanes * lanes : lanes;
+  for (Index n = 0; n < N; ++n, x += x_row, out += out_row) {
+    V sums[lanes] = {};
+    const float* columns = matrix;
+    for (Index p = 0; p < terms; p += lanes, columns += group) {
+      const V v = load(x + p);
 #pragma GCC unroll 16
-    for (int r = 0; r < lanes; ++r) sums[r] += v * load(matrix + r * row);
+      for (int r = 0; r < lanes; ++r) sums[r] += v * load(columns + r * row);
+    }
+    add_lanes<lanes / 2>(sums);
+    store(out, load(out) + sums[0]);
   }
-  add_lanes<lanes / 2>(sums);
-  return sums[0];
 }
 
 void fill_rows(Index N, const float* from, Index count, float* to, Index row) {
@@ -133,7 +140,7 @@ class Inverse {
       multiply(N, hidden1_.data() + dense, hidden_row_, 1, panel2 + dense * panel_width, block.unit_begin - dense, sum2,
                width);
     }
-    for (Index j = 0; j < D_; j += panel_width) {
+    for (Index j = (block.degree_begin + 1) / panel_width * panel_width; j < D_; j += panel_width) {
       pack_transposed(step.mean, j, block.unit_begin, block.unit_end, panel3(block, j));
       if (s_.scale) pack_transposed(step.scale, j, block.unit_begin, block.unit_end, panel3(block, D_ + j));
     }
@@ -143,17 +150,13 @@ class Inverse {
   void add_dense(const MaskedMatrix& m, Index unit, Index terms, Index N, float* out, Index out_row) const {
     const float* weight = m.weight + unit * m.columns;
     const float* x = hidden1_.data();
-    if (N < samples_worth_packing && unit + lanes <= m.rows) {
-      for (Index n = 0; n < N; ++n, x += hidden_row_, out += out_row)
-        store(out, load(out) + dot_rows(weight, m.columns, lanes, x, terms));
-      return;
-    }
+    const bool in_place = N < samples_worth_packing && unit + lanes <= m.rows;
+    if (in_place) return add_dots<false>(weight, m.columns, terms, N, x, hidden_row_, out, out_row);
     float* packed = dense_.data();
     for (Index p = 0; p < terms; p += lanes)
       for (Index r = 0; r < lanes; ++r)
         store(packed + p * lanes + r * lanes, load(weight + min(r, m.rows - 1 - unit) * m.columns + p));
-    for (Index n = 0; n < N; ++n, x += hidden_row_, out += out_row)
-      store(out, load(out) + dot_rows(packed, lanes, lanes * lanes, x, terms));
+    add_dots<true>(packed, 0, terms, N, x, hidden_row_, out, out_row);
   }
 
   // z[:, degree] = x * exp(scale) + mean

@@ -32,17 +32,36 @@ def doubled(tensors) -> list[Tensor | None]:
     return [t if t is None or not t.is_floating_point() else t.double().requires_grad_() for t in tensors]
 
 
+class Kinks:
+    """Notes the samples that have a hidden unit so close to 0 that float32 may switch it on or off otherwise."""
+
+    def __init__(self, params: MADEFlowParams, context: Tensor | None) -> None:
+        self.bias1, self.bias2, self.context = params.bias1, params.bias2, context
+        self.samples = torch.tensor(False)
+
+    def __call__(self, name: str, t: int, h: Tensor) -> Tensor:
+        if name != "output":
+            units = h + (self.bias1 if name == "hidden1" else self.bias2)[t]
+            if name == "hidden1" and self.context is not None:
+                units = units + self.context[:, t]
+            self.samples = self.samples | (units.abs() < 1e-5).any(1)
+        return h
+
+
 def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> None:
     z, context = arguments(N, params, with_context)
-    eps, log_det = native.made_flow_forward(z, list(params), context)
-    deps, dlog_det = torch.randn_like(eps), torch.randn_like(log_det)
-    dz, dcontext, *dparams = native.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
-
     z64, context64, *params64 = doubled((z, context, *params))
-    eps64, log_det64 = reference.made_flow_forward(z64, MADEFlowParams(*params64), context64)
+    params64 = MADEFlowParams(*params64)
+    kinks = Kinks(params64, context64)
+    eps64, log_det64 = reference.made_flow_forward(z64, params64, context64, kinks)
+
+    eps, log_det = native.made_flow_forward(z, list(params), context)
     assert_close(eps, eps64)
     assert_close(log_det, log_det64)
 
+    smooth = ~kinks.samples
+    deps, dlog_det = torch.randn_like(z) * smooth[..., None], torch.randn(N) * smooth
+    dz, dcontext, *dparams = native.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
     wanted = [t for t in (z64, context64, *params64[:6]) if t is not None]
     loss = (deps * eps64).sum() + (dlog_det * log_det64).sum()
     expected = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
@@ -52,8 +71,7 @@ def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> No
         assert (actual[gradient == 0] == 0).all(), "a forbidden connection has a gradient"
 
     drawn = native.made_flow_inverse(eps, list(params), context)
-    z64 = reference.made_flow_inverse(eps.double(), MADEFlowParams(*(t.detach() for t in params64)), context64)
-    assert_close(drawn, z64)
+    assert_close(drawn, reference.made_flow_inverse(eps.double(), params64, context64))
 
 
 CASES = {  # N, D, M, T, degrees
