@@ -87,12 +87,13 @@ class Sampler {
         queue_slot_(packed.channels * plan.G + lanes),
         queue_(plan.R == 1 ? 0 : (delay_ + 1) * queue_slot_),
         inputs_(3 * chunk * input_slot_),
-        h_(packed.C * width),
+        h_(3 * packed.C * width),
         local_(2 * packed.C * stride_) {}
 
   void run() {
     zero(ring_.data(), depth_ * slot_);
     if (plan_.R > 1) zero(queue_.data(), (delay_ + 1) * queue_slot_);
+    zero(h_.data(), 3 * packed_.C * width);
     zero(inputs_.data(), 3 * chunk * input_slot_);
     const Index steps = plan_.steps(net_);
     fetch(0, chunk);
@@ -198,21 +199,23 @@ class Sampler {
       return l < packed_.layers && packed_.layer[l].causal() ? now + packed_.layer[l].channel * stride_
                                                              : local_.data() + (l & 1) * packed_.C * stride_;
     };
-    // h + gain * acc + bias is the new h, or gain * acc + bias is f; its ELU is the input of layer l.
+    // gain * acc + bias is f, or h grows by it; the ELU of the result is the input of layer l.
+    float *const h = h_.data(), *const f = h + packed_.C * width;
+    const float* const zeros = f + packed_.C * width;
     const auto finish = [&](const V(&acc)[B][Q], Index l, Index c, const float* gain, const float* bias, bool adds) {
-      float* const h = h_.data() + c * width;
-      float* const input = own(l) + c * stride_;
+      const float* const base = (adds ? h : zeros) + c * width;
+      float *const sum = (adds ? h : f) + c * width, *const input = own(l) + c * stride_;
+#pragma GCC unroll 12
       for (int b = 0; b < B; ++b)
         for (int q = 0; q < Q; ++q) {
-          V y = load(h + b * width + q * lanes);
-          y = keep(VInt{} - adds, y) + bias[c + b];
+          V y = load(base + b * width + q * lanes) + bias[c + b];
           y += gain[c + b] * acc[b][q];
-          if (adds) store(h + b * width + q * lanes, y);
+          store(sum + b * width + q * lanes, y);
           store(input + b * stride_ + q * lanes, keep(alive[q], elu(y)));
         }
     };
 
-    zero(h_.data(), packed_.C * width);
+    zero(h, packed_.C * width);
     const float* weight = packed_.input_weight;
     for (Index c = 0; c < packed_.C; c += B) {
       V acc[B][Q] = {};
