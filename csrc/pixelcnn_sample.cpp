@@ -30,8 +30,7 @@ struct LanePlan {
 
   static LanePlan make(const PixelCNN& net, Index G, Index vectors) {
     const Index rows = vectors * lanes / G, R = rows < net.H ? rows : net.H;
-    const Index apart = R > 1 ? 2 * R + 1 : 2;  // at least one step in the queue
-    return {G, R, net.W + 1 > apart ? net.W + 1 : apart, vectors};
+    return {G, R, net.W + 1 > 2 * R ? net.W + 1 : 2 * R, vectors};
   }
   Index steps(const PixelCNN& net) const {
     const Index last = net.H - 1;
@@ -83,8 +82,8 @@ class Sampler {
         stride_(prefix_ + width),
         slot_(packed.channels * stride_),
         input_slot_((3 * net.K + 3) * width),
-        ring_(depth_ * slot_ + lanes),
-        queue_slot_(packed.channels * plan.G + lanes),
+        ring_(depth_ * slot_),
+        queue_slot_(packed.channels * plan.G),
         queue_(plan.R == 1 ? 0 : (delay_ + 1) * queue_slot_),
         inputs_(3 * chunk * input_slot_),
         h_(3 * packed.C * width),
@@ -188,10 +187,6 @@ class Sampler {
     const float* const left = slot(s - 1);
     const float* const up[3] = {above(s - 3), above(s - 2), above(s - 1)};
     if (plan_.R == 1 && s % plan_.T >= net_.W) return zero(now, slot_);
-    if (plan_.R > 1)  // whole vectors are moved: what lies behind the G floats is written over later
-      for (Index m = 0; m < packed_.channels; ++m)
-        store(now + m * stride_ - plan_.G, load(queue(s - delay_) + m * plan_.G));
-
     VInt alive[Q];
     for (int q = 0; q < Q; ++q) alive[q] = load(thresholds(s) + q * lanes) != idle;
     // The input of layer l, elu(h) or elu(f): in the ring if neighbours need it, else in one of two local places.
@@ -252,9 +247,20 @@ class Sampler {
       store(now + q * lanes, x * load(visible(s) + q * lanes));
     }
 
-    if (plan_.R > 1)
-      for (Index m = 0; m < packed_.channels; ++m)
-        store(queue(s) + m * plan_.G, load(now + m * stride_ + (plan_.R - 1) * plan_.G));
+    if (plan_.R > 1) plan_.G % lanes == 0 ? hand_on<VUnaligned>(s) : hand_on<float>(s);
+  }
+
+  // Queues what the last lane group computed, and puts what it computed `delay_` steps ago before the first group.
+  template <class T>
+  void hand_on(Index s) {
+    float *const now = slot(s), *const in = queue(s), *const out = queue(s - delay_);
+    for (Index g = 0; g < plan_.G; g += sizeof(T) / sizeof(float))
+      for (Index m = 0; m < packed_.channels; ++m) {
+        const Index i = m * plan_.G + g;
+        float* const row = now + m * stride_ + g;
+        *reinterpret_cast<T*>(in + i) = *reinterpret_cast<const T*>(row + (plan_.R - 1) * plan_.G);
+        *reinterpret_cast<T*>(row - plan_.G) = *reinterpret_cast<const T*>(out + i);
+      }
   }
 
   const PixelCNN& net_;
