@@ -16,7 +16,11 @@ def arguments(N, H, W, K=4, kept=None, **sizes):
     """Context, params, uniforms and given; a share `kept` of the pixels is given (None: no tensor)."""
     params = pixelcnn_params(K=K, **sizes)
     context, uniforms = torch.randn(N, K, H, W), torch.rand(N, H, W)
-    mask = None if kept is None else torch.where(torch.rand(N, H, W) < kept, torch.rand(N, H, W).round(), -1).to(torch.int8)
+    mask = (
+        None
+        if kept is None
+        else torch.where(torch.rand(N, H, W) < kept, torch.rand(N, H, W).round(), -1).to(torch.int8)
+    )
     return context, params, uniforms, mask
 
 
@@ -128,6 +132,14 @@ def test_drawn_shapes(data):
         pointwise_after=tuple(integer(0, blocks - 1) for _ in range(P)),
         visible_stride=integer(1, 3),
     )
-    sizes = {"K": integer(0, 5), "C": integer(1, 26), "L": L, "P": P, "S": data.draw(st.sampled_from([1, L])) if L else 1}
-    case = arguments(integer(0, 40), integer(1, 20), integer(1, 20), kept=data.draw(st.sampled_from([None, 0.3])), **sizes)
+    sizes = {
+        "K": integer(0, 5),
+        "C": integer(1, 26),
+        "L": L,
+        "P": P,
+        "S": data.draw(st.sampled_from([1, L])) if L else 1,
+    }
+    case = arguments(
+        integer(0, 40), integer(1, 20), integer(1, 20), kept=data.draw(st.sampled_from([None, 0.3])), **sizes
+    )
     check(*case, spec=spec, temperature=data.draw(st.sampled_from([0.5, 1.0, 2.0])))
