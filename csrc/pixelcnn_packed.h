@@ -6,11 +6,12 @@ namespace vlae::VLAE_ISA {
 
 // One 3x3 or 1x1 convolution of elu(h) or elu(f): (h or 0) + gain * conv + bias becomes the new h or f.
 struct PackedLayer {
-  bool opens;     // first of its residual block: its input is h, else f
   bool closes;    // last of its residual block: it adds to h (the residual scale is in gain and bias), else it sets f
   Index channel;  // first of its C inputs among all that neighbours need; -1 for a 1x1 convolution
   const float* weight;  // [C / B][taps in raster order][C in][B]
   const float *gain, *bias;
+
+  bool causal() const { return channel >= 0; }
 };
 
 struct PackedPixelCNN {
@@ -23,26 +24,27 @@ struct PackedPixelCNN {
         output_bias(params.output_bias[0]),
         B_(B),
         net_(net),
-        memory_(C * (9 * net.K + 4 + 1) + layers * C * (5 * net.C + 2)),
+        memory_(C * (9 * net.K + 4 + 2) + layers * C * (5 * net.C + 2)),
         end_(memory_.data()) {
     input_weight = end_;
     for (Index c = 0; c < C; c += B) {
       block(params.context_weight, c, net.K, 9, 9);
       block(params.image_weight, c, 1, 4, 9);
     }
+    input_gain = vector([](Index) { return 1.0f; });
     input_bias = vector([&](Index c) { return params.input_bias[c]; });
 
     Index l = 0;
     PackedLayer* next = layer;
     for (Index residual = 0; residual < net.L / net.block_convs; ++residual) {
       for (Index i = 0; i < net.block_convs; ++i, ++l)
-        *next++ = pack(i == 0, i + 1 == net.block_convs, 1 + l * C,
-                       params.hidden_weight + (net.S == 1 ? 0 : l) * net.C * net.C * 9, 5, 9,
-                       params.hidden_gain + l * net.C, params.hidden_bias + l * net.C);
+        *next++ =
+            pack(i + 1 == net.block_convs, 1 + l * C, params.hidden_weight + (net.S == 1 ? 0 : l) * net.C * net.C * 9,
+                 5, 9, params.hidden_gain + l * net.C, params.hidden_bias + l * net.C);
       for (Index p = 0; p < net.P; ++p)
         if (net.pointwise_after[p] == residual)
           for (Index i = 0; i < 2; ++i)
-            *next++ = pack(i == 0, i == 1, -1, params.pointwise_weight + (2 * p + i) * net.C * net.C, 1, 1, nullptr,
+            *next++ = pack(i == 1, -1, params.pointwise_weight + (2 * p + i) * net.C * net.C, 1, 1, nullptr,
                            params.pointwise_bias + (2 * p + i) * net.C);
     }
   }
@@ -55,7 +57,7 @@ struct PackedPixelCNN {
   const Index layers;
   PackedLayer* const layer;
   const float* input_weight;  // [C / B][9 taps x K context, 4 taps of the image][B]
-  const float* input_bias;
+  const float *input_gain, *input_bias;
   const float* const output_weight;
   const float output_bias;
 
@@ -75,13 +77,13 @@ struct PackedPixelCNN {
     return begin;
   }
 
-  PackedLayer pack(bool opens, bool closes, Index channel, const float* weight, Index taps, Index stored_taps,
-                   const float* gain, const float* bias) {
+  PackedLayer pack(bool closes, Index channel, const float* weight, Index taps, Index stored_taps, const float* gain,
+                   const float* bias) {
     const float* const packed_weight = end_;
     for (Index c = 0; c < C; c += B_) block(weight, c, net_.C, taps, stored_taps);
     const float scale = closes ? net_.residual_scale : 1.0f;
     const float* const packed_gain = vector([&](Index c) { return scale * (gain ? gain[c] : 1.0f); });
-    return {opens, closes, channel, packed_weight, packed_gain, vector([&](Index c) { return scale * bias[c]; })};
+    return {closes, channel, packed_weight, packed_gain, vector([&](Index c) { return scale * bias[c]; })};
   }
 
   const Index B_;

@@ -30,8 +30,7 @@ struct LanePlan {
 
   static LanePlan make(const PixelCNN& net, Index G, Index vectors) {
     const Index rows = vectors * lanes / G, R = rows < net.H ? rows : net.H;
-    const Index apart = R > 1 ? 2 * R + 1 : 2;  // at least one step in the queue
-    return {G, R, net.W + 1 > apart ? net.W + 1 : apart, vectors};
+    return {G, R, net.W + 1 > 2 * R ? net.W + 1 : 2 * R, vectors};
   }
   Index steps(const PixelCNN& net) const {
     const Index last = net.H - 1;
@@ -83,20 +82,22 @@ class Sampler {
         stride_(prefix_ + width),
         slot_(packed.channels * stride_),
         input_slot_((3 * net.K + 3) * width),
-        ring_(depth_ * slot_ + lanes),
-        queue_slot_(packed.channels * plan.G + lanes),
+        ring_(depth_ * slot_),
+        queue_slot_(packed.channels * plan.G),
         queue_(plan.R == 1 ? 0 : (delay_ + 1) * queue_slot_),
-        inputs_(2 * chunk * input_slot_),
-        h_(3 * packed.C * width) {}
+        inputs_(3 * chunk * input_slot_),
+        h_(3 * packed.C * width),
+        local_(2 * packed.C * stride_) {}
 
   void run() {
     zero(ring_.data(), depth_ * slot_);
     if (plan_.R > 1) zero(queue_.data(), (delay_ + 1) * queue_slot_);
-    zero(inputs_.data(), 2 * chunk * input_slot_);
+    zero(h_.data(), 3 * packed_.C * width);
+    zero(inputs_.data(), 3 * chunk * input_slot_);
     const Index steps = plan_.steps(net_);
-    fetch(0, 1);
+    fetch(0, chunk);
     for (Index begin = 0; begin < steps; begin += chunk) {
-      fetch(begin + 1, begin + chunk + 1);
+      fetch(begin + chunk, begin + 2 * chunk);
       for (Index s = begin; s < begin + chunk && s < steps; ++s) step(s);
       deliver(begin, begin + chunk);
     }
@@ -114,7 +115,7 @@ class Sampler {
 
   // The inputs of a step, rows of `width`: context from the rows above, of and below the pixel [3, K], the uniform
   // numbers, 1 where the network sees the pixel, the pixel drawn.
-  float* inputs(Index s) const { return inputs_.data() + (s & (2 * chunk - 1)) * input_slot_; }
+  float* inputs(Index s) const { return inputs_.data() + (s + 3 * chunk) % (3 * chunk) * input_slot_; }
   float* thresholds(Index s) const { return inputs(s) + 3 * net_.K * width; }
   float* visible(Index s) const { return thresholds(s) + width; }
   float* drawn(Index s) const { return visible(s) + width; }
@@ -155,13 +156,15 @@ class Sampler {
         for (Index d = row == 0; d < 3 && row + d - 1 < net_.H; ++d)
           for (Index k = 0; k < net_.K; ++k) {
             const float* source = context_ + (g * net_.K + k) * pixels + (row + d - 1) * net_.W + column;
-            for (Index t = 0; t < count; ++t) inputs(s + t)[(d * net_.K + k) * width + lane] = source[t];
+            float* to = inputs(s) + (d * net_.K + k) * width + lane;
+            for (Index t = 0; t < count; ++t) to[t * input_slot_] = source[t];
           }
         const Index first = g * pixels + row * net_.W + column;
+        float *const threshold = thresholds(s) + lane, *const seen = visible(s) + lane;
         for (Index t = 0; t < count; ++t) {
           const int kept = given_ ? given_[first + t] : -1;
-          thresholds(s + t)[lane] = kept < 0 ? uniforms_[first + t] : kept ? always : never;
-          visible(s + t)[lane] = row % net_.visible_stride == 0 && (column + t) % net_.visible_stride == 0;
+          threshold[t * input_slot_] = kept < 0 ? uniforms_[first + t] : kept ? always : never;
+          seen[t * input_slot_] = row % net_.visible_stride == 0 && (column + t) % net_.visible_stride == 0;
         }
       }
     });
@@ -172,7 +175,8 @@ class Sampler {
     for_runs(begin, end, [&](Index r, Index s, Index row, Index column, Index count) {
       for (Index g = 0; g < plan_.G; ++g) {
         float* x = x_ + (g * net_.H + row) * net_.W + column;
-        for (Index t = 0; t < count; ++t) x[t] = drawn(s + t)[r * plan_.G + g];
+        const float* from = drawn(s) + r * plan_.G + g;
+        for (Index t = 0; t < count; ++t) x[t] = from[t * input_slot_];
       }
     });
   }
@@ -183,14 +187,30 @@ class Sampler {
     const float* const left = slot(s - 1);
     const float* const up[3] = {above(s - 3), above(s - 2), above(s - 1)};
     if (plan_.R == 1 && s % plan_.T >= net_.W) return zero(now, slot_);
-    if (plan_.R > 1)  // whole vectors are moved: what lies behind the G floats is written over later
-      for (Index m = 0; m < packed_.channels; ++m)
-        store(now + m * stride_ - plan_.G, load(queue(s - delay_) + m * plan_.G));
-
     VInt alive[Q];
     for (int q = 0; q < Q; ++q) alive[q] = load(thresholds(s) + q * lanes) != idle;
-    float *const h = h_.data(), *const f = h + packed_.C * width, *const local = f + packed_.C * width;
+    // The input of layer l, elu(h) or elu(f): in the ring if neighbours need it, else in one of two local places.
+    const auto own = [&](Index l) {
+      return l < packed_.layers && packed_.layer[l].causal() ? now + packed_.layer[l].channel * stride_
+                                                             : local_.data() + (l & 1) * packed_.C * stride_;
+    };
+    // gain * acc + bias is f, or h grows by it; the ELU of the result is the input of layer l.
+    float *const h = h_.data(), *const f = h + packed_.C * width;
+    const float* const zeros = f + packed_.C * width;
+    const auto finish = [&](const V(&acc)[B][Q], Index l, Index c, const float* gain, const float* bias, bool adds) {
+      const float* const base = (adds ? h : zeros) + c * width;
+      float *const sum = (adds ? h : f) + c * width, *const input = own(l) + c * stride_;
+#pragma GCC unroll 12
+      for (int b = 0; b < B; ++b)
+        for (int q = 0; q < Q; ++q) {
+          V y = load(base + b * width + q * lanes) + bias[c + b];
+          y += gain[c + b] * acc[b][q];
+          store(sum + b * width + q * lanes, y);
+          store(input + b * stride_ + q * lanes, keep(alive[q], elu(y)));
+        }
+    };
 
+    zero(h, packed_.C * width);
     const float* weight = packed_.input_weight;
     for (Index c = 0; c < packed_.C; c += B) {
       V acc[B][Q] = {};
@@ -198,52 +218,49 @@ class Sampler {
         for (Index e = -1; e <= 1; ++e) accumulate(acc, weight, inputs(s + e) + d * net_.K * width, net_.K, width);
       for (const float* row : up) accumulate(acc, weight, row, 1, stride_);
       accumulate(acc, weight, left, 1, stride_);
-      for (int b = 0; b < B; ++b)
-        for (int q = 0; q < Q; ++q) store(h + (c + b) * width + q * lanes, acc[b][q] + packed_.input_bias[c + b]);
+      finish(acc, 0, c, packed_.input_gain, packed_.input_bias, true);
     }
 
     for (Index l = 0; l < packed_.layers; ++l) {
       const PackedLayer& layer = packed_.layer[l];
-      const bool causal = layer.channel >= 0;
-      float* const own = causal ? now + layer.channel * stride_ : local;
-      const Index own_stride = causal ? stride_ : width;
-      const float* const source = layer.opens ? h : f;
-      for (Index c = 0; c < channels; ++c)
-        for (int q = 0; q < Q; ++q)
-          store(own + c * own_stride + q * lanes, keep(alive[q], elu(load(source + c * width + q * lanes))));
-
       const float* weight = layer.weight;
       for (Index c = 0; c < packed_.C; c += B) {
         V acc[B][Q] = {};
-        if (causal) {
+        if (layer.causal()) {
           const Index offset = layer.channel * stride_;
           for (const float* row : up) accumulate(acc, weight, row + offset, channels, stride_);
           accumulate(acc, weight, left + offset, channels, stride_);
         }
-        accumulate(acc, weight, own, channels, own_stride);
-        float* const out = (layer.closes ? h : f) + c * width;
-        for (int b = 0; b < B; ++b)
-          for (int q = 0; q < Q; ++q) {
-            float* const p = out + b * width + q * lanes;
-            const V base = (layer.closes ? load(p) : V{}) + layer.bias[c + b];
-            store(p, base + layer.gain[c + b] * acc[b][q]);
-          }
+        accumulate(acc, weight, own(l), channels, stride_);
+        finish(acc, l + 1, c, layer.gain, layer.bias, layer.closes);
       }
     }
 
+    V logit[1][Q] = {};
+    const float* output_weight = packed_.output_weight;
+    accumulate(logit, output_weight, own(packed_.layers), channels, stride_);
     for (int q = 0; q < Q; ++q) {
-      V logit = broadcast(packed_.output_bias);
-      for (Index c = 0; c < net_.C; ++c) logit += packed_.output_weight[c] * elu(load(h + c * width + q * lanes));
       const V u = load(thresholds(s) + q * lanes);
-      const V p = sigmoid(logit / temperature_);
+      const V p = sigmoid((logit[0][q] + packed_.output_bias) / temperature_);
       const V x = u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{};  // a NaN draws 0 and leaves given pixels alone
       store(drawn(s) + q * lanes, x);
       store(now + q * lanes, x * load(visible(s) + q * lanes));
     }
 
-    if (plan_.R > 1)
-      for (Index m = 0; m < packed_.channels; ++m)
-        store(queue(s) + m * plan_.G, load(now + m * stride_ + (plan_.R - 1) * plan_.G));
+    if (plan_.R > 1) plan_.G % lanes == 0 ? hand_on<VUnaligned>(s) : hand_on<float>(s);
+  }
+
+  // Queues what the last lane group computed, and puts what it computed `delay_` steps ago before the first group.
+  template <class T>
+  void hand_on(Index s) {
+    float *const now = slot(s), *const in = queue(s), *const out = queue(s - delay_);
+    for (Index g = 0; g < plan_.G; g += sizeof(T) / sizeof(float))
+      for (Index m = 0; m < packed_.channels; ++m) {
+        const Index i = m * plan_.G + g;
+        float* const row = now + m * stride_ + g;
+        *reinterpret_cast<T*>(in + i) = *reinterpret_cast<const T*>(row + (plan_.R - 1) * plan_.G);
+        *reinterpret_cast<T*>(row - plan_.G) = *reinterpret_cast<const T*>(out + i);
+      }
   }
 
   const PixelCNN& net_;
@@ -257,7 +274,7 @@ class Sampler {
   const Index delay_, depth_, prefix_, stride_, slot_, input_slot_;
   const Scratch ring_;
   const Index queue_slot_;
-  const Scratch queue_, inputs_, h_;
+  const Scratch queue_, inputs_, h_, local_;
 };
 
 template <int B>
