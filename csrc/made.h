@@ -123,7 +123,7 @@ inline void multiply(Index rows, const float* a, Index a_row, Index a_term, cons
 
 // What one flow step makes of N samples: rows are padded, [N, padded(D)] and [N, padded(M)].
 struct Activations {
-  const float* y;
+  float* y;
   float *hidden1, *hidden2;
   float* mean;
   float* shrink;   // exp(-scale), unused in the mean-only form
