@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -109,11 +109,6 @@ def _sizes(config: VLAEConfig) -> list[tuple[int, int]]:
     return sizes
 
 
-def _repeat(context: Tensor | None, i: int, n: int) -> Tensor | None:
-    """Row i of a flow's context, n times: [n, T, M]."""
-    return None if context is None else context[i].expand(n, -1, -1)
-
-
 def _normal_log_prob(eps: Tensor) -> Tensor:
     return -0.5 * (eps * eps + math.log(2 * math.pi))
 
@@ -195,7 +190,8 @@ class VLAE(nn.Module):
             noise = torch.randn_like(moments[0])
         return self._bound(images, moments, noise)
 
-    def _bound(self, images: Tensor, moments: tuple[Tensor, Tensor, Tensor | None], noise: Tensor) -> Bound:
+    def _bound(self, images: Tensor, moments: Sequence[Any], noise: Tensor) -> Bound:
+        """`moments` as the encoder gives them."""
         mean, log_std, context = moments
         z = mean + log_std.exp() * noise
         log_q = _normal_log_prob(noise) - log_std
@@ -237,20 +233,21 @@ class VLAE(nn.Module):
         if self.encoder is None:  # exact: every sample is the same
             exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
             return exact, torch.zeros_like(exact)
-        mean, log_std, context = self.encoder(images)
         D = self.config.latent_size
         reconstruction, kl = (images.new_empty(len(images), samples, dtype=torch.float64) for _ in range(2))
-        for i, image in enumerate(images):
-            normals, _ = noise.normals_and_uniforms(seed, noise.POSTERIOR, first + i, 1, samples * D)
-            normals = normals.view(samples, D).to(images.device)
+        group = max(1, CHUNK // samples)  # images scored together
+        for i in range(0, len(images), group):
+            part = images[i : i + group]
+            mean, log_std, context = self.encoder(part)
+            normals, _ = noise.normals_and_uniforms(seed, noise.POSTERIOR, first + i, len(part), samples * D)
+            normals = normals.view(len(part), samples, D).to(images.device)
             for start in range(0, samples, CHUNK):
-                part = normals[start : start + CHUNK]
-                bound = self._bound(
-                    image.expand(len(part), -1, -1, -1),
-                    (mean[i].expand_as(part), log_std[i].expand_as(part), _repeat(context, i, len(part))),
-                    part,
-                )
-                reconstruction[i, start : start + CHUNK], kl[i, start : start + CHUNK] = bound.reconstruction, bound.kl
+                eps = normals[:, start : start + CHUNK]
+                count = eps.shape[1]
+                moments = [t if t is None else t.repeat_interleave(count, 0) for t in (mean, log_std, context)]
+                bound = self._bound(part.repeat_interleave(count, 0), moments, eps.flatten(0, 1))
+                reconstruction[i : i + group, start : start + count] = bound.reconstruction.view(len(part), count)
+                kl[i : i + group, start : start + count] = bound.kl.view(len(part), count)
         return reconstruction, kl
 
     def log_likelihood(self, images: Tensor, *, samples: int = 4096, seed: int = 0, first: int = 0) -> Tensor:
