@@ -1,5 +1,6 @@
 """Which body runs, and the checks that every op makes first."""
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -62,12 +63,21 @@ def reference_chosen() -> bool:
     return _state.backend == "reference"
 
 
+@functools.cache
+def _letters(shape: str) -> tuple[tuple[str, int | None], ...]:
+    """Letter (or number) of every axis, and its size where that is a number."""
+    return tuple((letter, int(letter) if letter.isdigit() else None) for letter in shape.split())
+
+
 class Arguments:
     """Checks the tensors of one call: equal letters mean equal sizes, and all share one dtype and one device."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
-        self.first: tuple[str, Tensor] | None = None
+        self.reference = reference_chosen()
+        self.first: str | None = None
+        self.dtype: torch.dtype
+        self.device: torch.device
 
     def tensor(self, name: str, value: Tensor, shape: str, dtype: torch.dtype | None = None) -> Tensor:
         """`value`, contiguous, once it is known to have the `shape` (letters and numbers, separated by spaces).
@@ -76,39 +86,34 @@ class Arguments:
         """
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
-        self._check_type(name, value, dtype)
-        letters = shape.split()
-        wanted = [int(letter) if letter.isdigit() else self.sizes.get(letter) for letter in letters]
-        if len(wanted) != value.dim() or any(w not in (None, n) for w, n in zip(wanted, value.shape, strict=False)):
-            known = (f"{a}={w}" if a.isalpha() and w is not None else a for a, w in zip(letters, wanted, strict=True))
-            raise ValueError(f"{name}: shape [{', '.join(known)}] wanted, got {list(value.shape)}")
-        self.sizes.update((letter, n) for letter, n in zip(letters, value.shape, strict=True) if letter.isalpha())
-        return value.contiguous()
-
-    def _check_type(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
         if self.first is None:
-            self.first = (name, value)
-            if not reference_chosen() and value.device.type != "cpu":
-                raise ValueError(
-                    f"{name}: no compiled body for the device {value.device} in this version; "
-                    "move the tensors to the CPU, or use vlae_fast.use_backend('reference')"
-                )
+            self._set_first(name, value)
         if value.layout != torch.strided:
             raise TypeError(f"{name}: a dense tensor wanted, got layout {value.layout}")
-        first_name, first = self.first
-        if value.device != first.device:
-            raise ValueError(f"{name}: device {first.device} (that of {first_name}) wanted, got {value.device}")
-        if dtype is not None:
-            if value.dtype != dtype:
-                raise TypeError(f"{name}: {dtype} wanted, got {value.dtype}")
-        elif reference_chosen():
-            if not value.dtype.is_floating_point or value.dtype != first.dtype:
-                raise TypeError(
-                    f"{name}: {first.dtype} (a float dtype, that of {first_name}) wanted, got {value.dtype}"
-                )
-        elif value.dtype != torch.float32:
+        if value.device != self.device:
+            raise ValueError(f"{name}: device {self.device} (that of {self.first}) wanted, got {value.device}")
+        if value.dtype != (dtype or self.dtype):
             mend = "; float64 runs under use_backend('reference')" if value.dtype == torch.float64 else ""
-            raise TypeError(f"{name}: torch.float32 wanted, got {value.dtype}{mend}")
+            raise TypeError(f"{name}: {dtype or self.dtype} wanted, got {value.dtype}{mend}")
+        letters, before = _letters(shape), len(self.sizes)
+        fits = len(letters) == value.dim()
+        for (letter, number), n in zip(letters, value.shape, strict=False):
+            fits = fits and n == (self.sizes.setdefault(letter, n) if number is None else number)
+        if not fits:
+            known = list(self.sizes)[:before]
+            wanted = ", ".join(f"{a}={self.sizes[a]}" if a in known else a for a, _ in letters)
+            raise ValueError(f"{name}: shape [{wanted}] wanted, got {list(value.shape)}")
+        return value.contiguous()
+
+    def _set_first(self, name: str, value: Tensor) -> None:
+        """The first tensor tells the device, and under the reference backend the dtype."""
+        if not self.reference and value.device.type != "cpu":
+            raise ValueError(
+                f"{name}: no compiled body for the device {value.device} in this version; "
+                "move the tensors to the CPU, or use vlae_fast.use_backend('reference')"
+            )
+        floating = self.reference and value.dtype.is_floating_point
+        self.first, self.device, self.dtype = name, value.device, value.dtype if floating else torch.float32
 
 
 def register(
