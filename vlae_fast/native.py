@@ -5,6 +5,7 @@ sure that no call, however made, lets native code read or write out of bounds, a
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,95 +144,56 @@ class _PixelCNN:
         self.args = _native.PixelCNNArgs((N, H, W, C, K, L, P, S, block_convs, stride), scale, after)
         self.params = tuple(_address(f"params[{i}]", t, shapes[i]) for i, t in enumerate(params))
 
+    def operands(self, x: Tensor, context: Tensor) -> tuple[Any, ...]:
+        """The leading arguments of the native functions."""
+        images = _address("x", x, self.image_shape), _address("context", context, self.context_shape)
+        return self.args, self.params, *images
 
-def pixelcnn_logits(
-    x: Tensor,
-    context: Tensor,
-    params: Params,
-    residual_scale: float,
-    block_convs: int,
-    pointwise_after: list[int],
-    visible_stride: int,
-) -> Tensor:
-    """See `reference.pixelcnn_logits`; context is [N, 0, H, W] where there is none."""
-    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+
+# `wiring` is residual_scale, block_convs, pointwise_after and visible_stride of PixelCNNSpec; context is [N, 0, H, W]
+# where there is none.
+
+
+def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
+    """See `reference.pixelcnn_logits`."""
+    call = _PixelCNN(x, params, *wiring)
     _check_finite(x=x, context=context)
     logits = torch.empty_like(x)
-    x_address, context_address = _address("x", x, call.image_shape), _address("context", context, call.context_shape)
-    _native.pixelcnn_logits(
-        call.args, call.params, x_address, context_address, torch.get_num_threads(), logits.data_ptr()
-    )
+    _native.pixelcnn_logits(*call.operands(x, context), torch.get_num_threads(), logits.data_ptr())
     return logits
 
 
-def pixelcnn_log_prob(
-    x: Tensor,
-    context: Tensor,
-    params: Params,
-    residual_scale: float,
-    block_convs: int,
-    pointwise_after: list[int],
-    visible_stride: int,
-) -> Tensor:
-    """See `reference.pixelcnn_log_prob`; context is [N, 0, H, W] where there is none."""
-    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+def pixelcnn_log_prob(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
+    """See `reference.pixelcnn_log_prob`."""
+    call = _PixelCNN(x, params, *wiring)
     _check_binary(x)
     _check_finite(context=context)
     log_prob = x.new_empty(len(x))
-    x_address, context_address = _address("x", x, call.image_shape), _address("context", context, call.context_shape)
-    _native.pixelcnn_log_prob(
-        call.args, call.params, x_address, context_address, torch.get_num_threads(), log_prob.data_ptr()
-    )
+    _native.pixelcnn_log_prob(*call.operands(x, context), torch.get_num_threads(), log_prob.data_ptr())
     return log_prob
 
 
-def _pixelcnn_backward(
-    call: _PixelCNN, x: Tensor, context: Tensor, params: Params, dlogits: Tensor | None, dlog_prob: Tensor | None
-) -> list[Tensor]:
-    dx, dcontext, *dparams = gradients = [torch.empty_like(t) for t in (x, context, *params)]
-    _native.pixelcnn_backward(
-        call.args,
-        call.params,
-        _address("x", x, call.image_shape),
-        _address("context", context, call.context_shape),
-        _address("dlogits", dlogits, call.image_shape),
-        _address("dlog_prob", dlog_prob, call.image_shape[:1]),
-        torch.get_num_threads(),
-        dx.data_ptr(),
-        dcontext.data_ptr(),
-        tuple(t.data_ptr() for t in dparams),
-    )
-    return gradients
-
-
-def pixelcnn_logits_backward(
-    dlogits: Tensor,
-    x: Tensor,
-    context: Tensor,
-    params: Params,
-    residual_scale: float,
-    block_convs: int,
-    pointwise_after: list[int],
-    visible_stride: int,
-) -> list[Tensor]:
+def pixelcnn_logits_backward(dlogits: Tensor, x: Tensor, context: Tensor, params: Params, *wiring: Any) -> list[Tensor]:
     """Gradients [dx, dcontext, *dparams] of `pixelcnn_logits`."""
-    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
-    return _pixelcnn_backward(call, x, context, params, dlogits, None)
+    call = _PixelCNN(x, params, *wiring)
+    return _pixelcnn_backward(call, x, context, params, _address("dlogits", dlogits, call.image_shape), 0)
 
 
 def pixelcnn_log_prob_backward(
-    dlog_prob: Tensor,
-    x: Tensor,
-    context: Tensor,
-    params: Params,
-    residual_scale: float,
-    block_convs: int,
-    pointwise_after: list[int],
-    visible_stride: int,
+    dlog_prob: Tensor, x: Tensor, context: Tensor, params: Params, *wiring: Any
 ) -> list[Tensor]:
     """Gradients [dx, dcontext, *dparams] of `pixelcnn_log_prob`."""
-    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
-    return _pixelcnn_backward(call, x, context, params, None, dlog_prob)
+    call = _PixelCNN(x, params, *wiring)
+    return _pixelcnn_backward(call, x, context, params, 0, _address("dlog_prob", dlog_prob, call.image_shape[:1]))
+
+
+def _pixelcnn_backward(
+    call: _PixelCNN, x: Tensor, context: Tensor, params: Params, dlogits: int, dlog_prob: int
+) -> list[Tensor]:
+    dx, dcontext, *dparams = gradients = [torch.empty_like(t) for t in (x, context, *params)]
+    outputs = dx.data_ptr(), dcontext.data_ptr(), tuple(t.data_ptr() for t in dparams)
+    _native.pixelcnn_backward(*call.operands(x, context), dlogits, dlog_prob, torch.get_num_threads(), *outputs)
+    return gradients
 
 
 def pixelcnn_sample(
@@ -245,7 +207,7 @@ def pixelcnn_sample(
     temperature: float,
     given: Tensor | None,
 ) -> Tensor:
-    """See `reference.pixelcnn_sample`; context is [N, 0, H, W] where there is none."""
+    """See `reference.pixelcnn_sample`."""
     x = uniforms.new_empty(len(uniforms), 1, *uniforms.shape[1:])
     call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
     _check_finite(context=context)
