@@ -208,7 +208,7 @@ class Sampler {
 
   template <int C>
   void step(Index s) {
-    const Index channels = C ? C : net_.C;
+    const Index channels = C ? C : net_.C, stride = stride_;
     float* const now = slot(s);
     const float* const left = slot(s - 1);
     const float* const up[3] = {above(s - 3), above(s - 2), above(s - 1)};
@@ -217,15 +217,15 @@ class Sampler {
     for (int q = 0; q < Q; ++q) alive[q] = load(thresholds(s) + q * lanes) != idle;
     // The input of layer l, elu(h) or elu(f): in the ring if neighbours need it, else in one of two local places.
     const auto own = [&](Index l) {
-      return l < packed_.layers && packed_.layer[l].causal() ? now + packed_.layer[l].channel * stride_
-                                                             : local_.data() + (l & 1) * packed_.C * stride_;
+      return l < packed_.layers && packed_.layer[l].causal() ? now + packed_.layer[l].channel * stride
+                                                             : local_.data() + (l & 1) * packed_.C * stride;
     };
     // base + gain * acc + bias is the new h, or f (never read again); its ELU is the input of layer l.
     float *const h = h_.data(), *const f = h + packed_.C * width;
     const float* const zeros = f + packed_.C * width;
     const auto finish = [&](const V(&acc)[B][Q], Index l, Index c, const float* gain, const float* bias,
                             const float* base, float* sum) {
-      float* const input = own(l) + c * stride_;
+      float* const input = own(l) + c * stride;
 #pragma GCC unroll 12
       for (int b = 0; b < B; ++b)
         for (int q = 0; q < Q; ++q) {
@@ -233,7 +233,7 @@ class Sampler {
           V y = load(base + i) + bias[c + b];
           y += gain[c + b] * acc[b][q];
           store(sum + i, y);
-          store(input + b * stride_ + q * lanes, keep(alive[q], elu(y)));
+          store(input + b * stride + q * lanes, keep(alive[q], elu(y)));
         }
     };
 
@@ -242,8 +242,8 @@ class Sampler {
       V acc[B][Q] = {};
       for (Index d = 0; d < 3; ++d)
         for (Index e = -1; e <= 1; ++e) accumulate(acc, weight, inputs(s + e) + d * net_.K * width, net_.K, width);
-      for (const float* row : up) accumulate(acc, weight, row, 1, stride_);
-      accumulate(acc, weight, left, 1, stride_);
+      for (const float* row : up) accumulate(acc, weight, row, 1, stride);
+      accumulate(acc, weight, left, 1, stride);
       finish(acc, 0, c, packed_.input_gain, packed_.input_bias, zeros, h);
     }
 
@@ -253,18 +253,18 @@ class Sampler {
       for (Index c = 0; c < packed_.C; c += B) {
         V acc[B][Q] = {};
         if (layer.causal()) {
-          const Index offset = layer.channel * stride_;
-          for (const float* row : up) accumulate(acc, weight, row + offset, channels, stride_);
-          accumulate(acc, weight, left + offset, channels, stride_);
+          const Index offset = layer.channel * stride;
+          for (const float* row : up) accumulate(acc, weight, row + offset, channels, stride);
+          accumulate(acc, weight, left + offset, channels, stride);
         }
-        accumulate(acc, weight, own(l), channels, stride_);
+        accumulate(acc, weight, own(l), channels, stride);
         finish(acc, l + 1, c, layer.gain, layer.bias, layer.closes ? h : zeros, layer.closes ? h : f);
       }
     }
 
     V logit[1][Q] = {};
     const float* output_weight = packed_.output_weight;
-    accumulate(logit, output_weight, own(packed_.layers), channels, stride_);
+    accumulate(logit, output_weight, own(packed_.layers), channels, stride);
     for (int q = 0; q < Q; ++q) {
       const V u = load(thresholds(s) + q * lanes);
       const V p = sigmoid((logit[0][q] + packed_.output_bias) / batch_.temperature);
