@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv; a second call is quick.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE_TESTS := $(wildcard tests/test_*_native.py tests/test_pixelcnn_sample.py)
+NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -45,7 +45,7 @@ LanePlan best_plan(const PixelCNN& net, Index N, Index max_vectors) {
   for (Index vectors = 1; vectors <= max_vectors; ++vectors)
     for (Index G = 1; G <= vectors * lanes && G <= N; ++G) {
       const LanePlan plan = LanePlan::make(net, G, vectors);
-      const float cost = static_cast<float>(plan.steps(net)) * (vectors == 1 ? 1.2f : 2.0f) / G;
+      const float cost = static_cast<float>(plan.steps(net)) * (vectors == 1 ? 1.1f : 2.0f) / G;
       if (best.G == 0 || cost < best_cost) best = plan, best_cost = cost;
     }
   return best;
@@ -62,46 +62,50 @@ inline void accumulate(V (&acc)[B][Q], const float*& weight, const float* source
   }
 }
 
-// Draws G images: B channels at a time, Q vectors of lanes.
-template <int B, int Q, bool Fixed>
+// The arguments of a call; context, uniforms, given and x are those of its first image.
+struct Batch {
+  const PixelCNN& net;
+  const PackedPixelCNN& packed;
+  const float *context, *uniforms;
+  const std::int8_t* given;
+  float temperature;
+  float* x;
+
+  Batch from(Index n) const {
+    const Index pixels = net.H * net.W;
+    return {net,
+            packed,
+            context + n * net.K * pixels,
+            uniforms + n * pixels,
+            given ? given + n * pixels : nullptr,
+            temperature,
+            x + n * pixels};
+  }
+};
+
+// Draws the first G images of a batch, Q vectors of lanes at once.
+template <int B, int Q>
 class Sampler {
  public:
-  Sampler(const PixelCNN& net, const PackedPixelCNN& packed, const LanePlan& plan, const float* context,
-          const float* uniforms, const std::int8_t* given, float temperature, float* x)
-      : net_(net),
-        packed_(packed),
+  Sampler(const Batch& batch, const LanePlan& plan)
+      : batch_(batch),
+        net_(batch.net),
+        packed_(batch.packed),
         plan_(plan),
-        context_(context),
-        uniforms_(uniforms),
-        given_(given),
-        x_(x),
-        temperature_(temperature),
         delay_(plan.T - 2 * plan.R),
         depth_(plan.R == 1 ? delay_ + 4 : 4),
         prefix_(plan.R == 1 ? 0 : lanes),
         stride_(prefix_ + width),
-        slot_(packed.channels * stride_),
-        input_slot_((3 * net.K + 3) * width),
+        slot_(packed_.channels * stride_),
+        input_slot_((3 * net_.K + 3) * width),
         ring_(depth_ * slot_),
-        queue_slot_(packed.channels * plan.G),
+        queue_slot_(packed_.channels * plan.G),
         queue_(plan.R == 1 ? 0 : (delay_ + 1) * queue_slot_),
         inputs_(3 * chunk * input_slot_),
-        h_(3 * packed.C * width),
-        local_(2 * packed.C * stride_) {}
+        h_(3 * packed_.C * width),
+        local_(2 * packed_.C * stride_) {}
 
-  void run() {
-    zero(ring_.data(), depth_ * slot_);
-    if (plan_.R > 1) zero(queue_.data(), (delay_ + 1) * queue_slot_);
-    zero(h_.data(), 3 * packed_.C * width);
-    zero(inputs_.data(), 3 * chunk * input_slot_);
-    const Index steps = plan_.steps(net_);
-    fetch(0, chunk);
-    for (Index begin = 0; begin < steps; begin += chunk) {
-      fetch(begin + chunk, begin + 2 * chunk);
-      for (Index s = begin; s < begin + chunk && s < steps; ++s) step(s);
-      deliver(begin, begin + chunk);
-    }
-  }
+  void run() { net_.C == B ? run<B>() : run<0>(); }
 
  private:
   static constexpr Index width = Q * lanes;
@@ -109,8 +113,24 @@ class Sampler {
   // Values in the place of a uniform number: for pixels that are given, and for lanes that are idle.
   static constexpr float always = -1.0f, never = 2.0f, idle = 3.0f;
 
-  static void zero(float* p, Index n) {
-    for (Index i = 0; i < n; ++i) p[i] = 0;
+  static void fill(float* p, Index n, float value) {
+    for (Index i = 0; i < n; ++i) p[i] = value;
+  }
+
+  // C is the number of channels if it is known when this is compiled, else 0.
+  template <int C>
+  void run() {
+    fill(ring_.data(), depth_ * slot_, 0);
+    if (plan_.R > 1) fill(queue_.data(), (delay_ + 1) * queue_slot_, 0);
+    fill(h_.data(), 3 * packed_.C * width, 0);
+    fill(inputs_.data(), 3 * chunk * input_slot_, 0);
+    const Index steps = plan_.steps(net_);
+    fetch(0, chunk);
+    for (Index begin = 0; begin < steps; begin += chunk) {
+      fetch(begin + chunk, begin + 2 * chunk);
+      for (Index s = begin; s < begin + chunk && s < steps; ++s) step<C>(s);
+      deliver(begin, begin + chunk);
+    }
   }
 
   // The inputs of a step, rows of `width`: context from the rows above, of and below the pixel [3, K], the uniform
@@ -143,82 +163,88 @@ class Sampler {
       }
   }
 
-  // Brings the inputs of the steps [begin, end) into the lanes.
+  // Brings the inputs of the steps [begin, end), a whole chunk, into the lanes.
   void fetch(Index begin, Index end) {
     for (Index s = begin; s < end; ++s) {
-      zero(inputs(s), 3 * net_.K * width);
-      for (Index lane = 0; lane < width; ++lane) thresholds(s)[lane] = idle;
+      fill(inputs(s), 3 * net_.K * width, 0);
+      fill(thresholds(s), width, idle);
+      fill(visible(s), width, 0);
     }
-    const Index pixels = net_.H * net_.W;
+    const Index pixels = net_.H * net_.W, stride = net_.visible_stride;
     for_runs(begin, end, [&](Index r, Index s, Index row, Index column, Index count) {
+      const Index unseen = row % stride == 0 ? (stride - column % stride) % stride : count;  // before the first seen
       for (Index g = 0; g < plan_.G; ++g) {
-        const Index lane = r * plan_.G + g;
+        const Index lane = r * plan_.G + g, first = g * pixels + row * net_.W + column;
         for (Index d = row == 0; d < 3 && row + d - 1 < net_.H; ++d)
-          for (Index k = 0; k < net_.K; ++k) {
-            const float* source = context_ + (g * net_.K + k) * pixels + (row + d - 1) * net_.W + column;
-            float* to = inputs(s) + (d * net_.K + k) * width + lane;
-            for (Index t = 0; t < count; ++t) to[t * input_slot_] = source[t];
+          for (Index k = 0; k < net_.K; ++k)
+            transpose(batch_.context + (g * net_.K + k) * pixels + (row + d - 1) * net_.W + column, count,
+                      inputs(s) + (d * net_.K + k) * width + lane);
+        transpose(batch_.uniforms + first, count, thresholds(s) + lane);
+        if (batch_.given)
+          for (Index t = 0; t < count; ++t) {
+            const int kept = batch_.given[first + t];
+            if (kept >= 0) thresholds(s)[t * input_slot_ + lane] = kept ? always : never;
           }
-        const Index first = g * pixels + row * net_.W + column;
-        float *const threshold = thresholds(s) + lane, *const seen = visible(s) + lane;
-        for (Index t = 0; t < count; ++t) {
-          const int kept = given_ ? given_[first + t] : -1;
-          threshold[t * input_slot_] = kept < 0 ? uniforms_[first + t] : kept ? always : never;
-          seen[t * input_slot_] = row % net_.visible_stride == 0 && (column + t) % net_.visible_stride == 0;
-        }
+        for (Index t = unseen; t < count; t += stride) visible(s)[t * input_slot_ + lane] = 1;
       }
     });
+  }
+
+  void transpose(const float* row, Index count, float* lane) const {
+#pragma GCC unroll 8
+    for (Index t = 0; t < count; ++t) lane[t * input_slot_] = row[t];
   }
 
   // Writes what the steps [begin, end) drew.
   void deliver(Index begin, Index end) {
     for_runs(begin, end, [&](Index r, Index s, Index row, Index column, Index count) {
       for (Index g = 0; g < plan_.G; ++g) {
-        float* x = x_ + (g * net_.H + row) * net_.W + column;
+        float* x = batch_.x + (g * net_.H + row) * net_.W + column;
         const float* from = drawn(s) + r * plan_.G + g;
         for (Index t = 0; t < count; ++t) x[t] = from[t * input_slot_];
       }
     });
   }
 
+  template <int C>
   void step(Index s) {
-    const Index channels = Fixed ? B : net_.C;
+    const Index channels = C ? C : net_.C, stride = stride_;
     float* const now = slot(s);
     const float* const left = slot(s - 1);
     const float* const up[3] = {above(s - 3), above(s - 2), above(s - 1)};
-    if (plan_.R == 1 && s % plan_.T >= net_.W) return zero(now, slot_);
+    if (plan_.R == 1 && s % plan_.T >= net_.W) return fill(now, slot_, 0);
     VInt alive[Q];
     for (int q = 0; q < Q; ++q) alive[q] = load(thresholds(s) + q * lanes) != idle;
     // The input of layer l, elu(h) or elu(f): in the ring if neighbours need it, else in one of two local places.
     const auto own = [&](Index l) {
-      return l < packed_.layers && packed_.layer[l].causal() ? now + packed_.layer[l].channel * stride_
-                                                             : local_.data() + (l & 1) * packed_.C * stride_;
+      return l < packed_.layers && packed_.layer[l].causal() ? now + packed_.layer[l].channel * stride
+                                                             : local_.data() + (l & 1) * packed_.C * stride;
     };
-    // gain * acc + bias is f, or h grows by it; the ELU of the result is the input of layer l.
+    // base + gain * acc + bias is the new h, or f (never read again); its ELU is the input of layer l.
     float *const h = h_.data(), *const f = h + packed_.C * width;
     const float* const zeros = f + packed_.C * width;
-    const auto finish = [&](const V(&acc)[B][Q], Index l, Index c, const float* gain, const float* bias, bool adds) {
-      const float* const base = (adds ? h : zeros) + c * width;
-      float *const sum = (adds ? h : f) + c * width, *const input = own(l) + c * stride_;
+    const auto finish = [&](const V(&acc)[B][Q], Index l, Index c, const float* gain, const float* bias,
+                            const float* base, float* sum) {
+      float* const input = own(l) + c * stride;
 #pragma GCC unroll 12
       for (int b = 0; b < B; ++b)
         for (int q = 0; q < Q; ++q) {
-          V y = load(base + b * width + q * lanes) + bias[c + b];
+          const Index i = (c + b) * width + q * lanes;
+          V y = load(base + i) + bias[c + b];
           y += gain[c + b] * acc[b][q];
-          store(sum + b * width + q * lanes, y);
-          store(input + b * stride_ + q * lanes, keep(alive[q], elu(y)));
+          store(sum + i, y);
+          store(input + b * stride + q * lanes, keep(alive[q], elu(y)));
         }
     };
 
-    zero(h, packed_.C * width);
     const float* weight = packed_.input_weight;
     for (Index c = 0; c < packed_.C; c += B) {
       V acc[B][Q] = {};
       for (Index d = 0; d < 3; ++d)
         for (Index e = -1; e <= 1; ++e) accumulate(acc, weight, inputs(s + e) + d * net_.K * width, net_.K, width);
-      for (const float* row : up) accumulate(acc, weight, row, 1, stride_);
-      accumulate(acc, weight, left, 1, stride_);
-      finish(acc, 0, c, packed_.input_gain, packed_.input_bias, true);
+      for (const float* row : up) accumulate(acc, weight, row, 1, stride);
+      accumulate(acc, weight, left, 1, stride);
+      finish(acc, 0, c, packed_.input_gain, packed_.input_bias, zeros, h);
     }
 
     for (Index l = 0; l < packed_.layers; ++l) {
@@ -227,21 +253,21 @@ class Sampler {
       for (Index c = 0; c < packed_.C; c += B) {
         V acc[B][Q] = {};
         if (layer.causal()) {
-          const Index offset = layer.channel * stride_;
-          for (const float* row : up) accumulate(acc, weight, row + offset, channels, stride_);
-          accumulate(acc, weight, left + offset, channels, stride_);
+          const Index offset = layer.channel * stride;
+          for (const float* row : up) accumulate(acc, weight, row + offset, channels, stride);
+          accumulate(acc, weight, left + offset, channels, stride);
         }
-        accumulate(acc, weight, own(l), channels, stride_);
-        finish(acc, l + 1, c, layer.gain, layer.bias, layer.closes);
+        accumulate(acc, weight, own(l), channels, stride);
+        finish(acc, l + 1, c, layer.gain, layer.bias, layer.closes ? h : zeros, layer.closes ? h : f);
       }
     }
 
     V logit[1][Q] = {};
     const float* output_weight = packed_.output_weight;
-    accumulate(logit, output_weight, own(packed_.layers), channels, stride_);
+    accumulate(logit, output_weight, own(packed_.layers), channels, stride);
     for (int q = 0; q < Q; ++q) {
       const V u = load(thresholds(s) + q * lanes);
-      const V p = sigmoid((logit[0][q] + packed_.output_bias) / temperature_);
+      const V p = sigmoid((logit[0][q] + packed_.output_bias) / batch_.temperature);
       const V x = u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{};  // a NaN draws 0 and leaves given pixels alone
       store(drawn(s) + q * lanes, x);
       store(now + q * lanes, x * load(visible(s) + q * lanes));
@@ -263,14 +289,10 @@ class Sampler {
       }
   }
 
+  const Batch batch_;
   const PixelCNN& net_;
   const PackedPixelCNN& packed_;
   const LanePlan plan_;
-  const float* const context_;
-  const float* const uniforms_;
-  const std::int8_t* const given_;
-  float* const x_;
-  const float temperature_;
   const Index delay_, depth_, prefix_, stride_, slot_, input_slot_;
   const Scratch ring_;
   const Index queue_slot_;
@@ -282,25 +304,14 @@ void sample(const PixelCNN& net, const PixelCNNParams& params, const float* cont
             const std::int8_t* given, float temperature, Index n_threads, float* x) {
   constexpr int most = vector_registers >= 32 ? 2 : 1;  // vectors whose accumulators fit into the registers
   const PackedPixelCNN packed(net, params, B);
-  const Index pixels = net.H * net.W;
+  const Batch batch = {net, packed, context, uniforms, given, temperature, x};
   parallel(n_threads, net.N, 1, [&](Index begin, Index end) {
     while (begin < end) {
       const LanePlan plan = best_plan(net, end - begin, most);
-      const Index first = begin * pixels;
-      const auto draw = [&](auto sampler) { sampler.run(); };
-      const std::int8_t* const kept = given ? given + first : nullptr;
-      if (net.C == B && plan.vectors == most)
-        draw(Sampler<B, most, true>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
-                                    x + first));
-      else if (net.C == B)
-        draw(Sampler<B, 1, true>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
-                                 x + first));
-      else if (plan.vectors == most)
-        draw(Sampler<B, most, false>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
-                                     x + first));
+      if (plan.vectors == 1)
+        Sampler<B, 1>(batch.from(begin), plan).run();
       else
-        draw(Sampler<B, 1, false>(net, packed, plan, context + first * net.K, uniforms + first, kept, temperature,
-                                  x + first));
+        Sampler<B, most>(batch.from(begin), plan).run();
       begin += plan.G;
     }
   });
@@ -310,6 +321,7 @@ void sample(const PixelCNN& net, const PixelCNNParams& params, const float* cont
 
 void pixelcnn_sample(const PixelCNN& net, const PixelCNNParams& params, const float* context, const float* uniforms,
                      const std::int8_t* given, float temperature, Index n_threads, float* x) {
+  if (net.H * net.W == 0) return;
   // Channels are computed in blocks, the last one padded: the block that pads less.
   const auto padded = [&](Index block) { return (net.C + block - 1) / block * block; };
   (padded(12) <= padded(8) ? sample<12> : sample<8>)(net, params, context, uniforms, given, temperature, n_threads, x);

@@ -32,14 +32,15 @@ inline V broadcast(float f) { return V{} + f; }
 inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }
 
 // Mantissa and power of two with exp(x) = mantissa * power, for x <= 0: relative error about 1.5e-7 (4e-7 near the
-// floor, -87); NaN stays NaN, the result for x > 0 means nothing. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa
+// floor, -87); the result for x > 0 and for NaN means nothing. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa
 // is a degree-5 minimax polynomial in r, 1 at r = 0.
 struct Exp {
   V mantissa, power;
 };
 inline Exp exp_parts(V x) {
-  const V floor = broadcast(-87.0f);
-  x = x < floor ? floor : x;
+  // As unsigned integers, floats below the floor are larger than it and positive floats smaller: one minimum clamps.
+  const VUnsigned bits = reinterpret_cast<VUnsigned>(x), floor = reinterpret_cast<VUnsigned>(broadcast(-87.0f));
+  x = reinterpret_cast<V>(bits < floor ? bits : floor);
   constexpr float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: the sum's low bits are n + 127, a float's exponent
   const V shifted = x * 1.44269504f + magic;
   const V n = shifted - magic;
@@ -58,11 +59,15 @@ inline V exp_negative(V x) {
   return e.mantissa * e.power;
 }
 
+<<<<<<< HEAD
 // Absolute error about 1.5e-7; one of the two summands is exactly 0.
+=======
+// Absolute error about 1.5e-7; NaN stays NaN.
+>>>>>>> sample
 inline V elu(V x) {
   const Exp e = exp_parts(x);
   const V negative = e.mantissa * e.power - 1.0f;
-  return x > V{} ? x : negative;
+  return x <= V{} ? negative : x;
 }
 
 inline V sigmoid(V x) {
