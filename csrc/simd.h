@@ -59,11 +59,7 @@ inline V exp_negative(V x) {
   return e.mantissa * e.power;
 }
 
-<<<<<<< HEAD
-// Absolute error about 1.5e-7; one of the two summands is exactly 0.
-=======
 // Absolute error about 1.5e-7; NaN stays NaN.
->>>>>>> sample
 inline V elu(V x) {
   const Exp e = exp_parts(x);
   const V negative = e.mantissa * e.power - 1.0f;
