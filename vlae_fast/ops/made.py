@@ -57,7 +57,7 @@ def _check(
     y = arguments.tensor(name, y, "N D")
     D = y.shape[1]
     shapes = ("T M D", "T M", "T M M", "T M", "T R M", "T R")
-    named = zip(MADEFlowParams._fields, params, shapes, strict=False)
+    named = zip(MADEFlowParams._fields[:6], params[:6], shapes, strict=True)
     checked = {name: arguments.tensor(f"params.{name}", value, shape) for name, value, shape in named}
     if arguments.sizes["R"] not in (D, 2 * D):
         raise ValueError(f"params.bias3: [T, {D}] or [T, {2 * D}] wanted, got {list(params.bias3.shape)}")

@@ -46,7 +46,7 @@ def masked_conv3x3(
         raise ValueError(f"mask: 'A' or 'B' wanted, got {mask!r}")
     if not isinstance(pre_elu, bool):
         raise TypeError(f"pre_elu: True or False wanted, got {pre_elu!r}")
-    if not isinstance(residual_scale, int | float):
+    if not isinstance(residual_scale, (int, float)):
         raise TypeError(f"residual_scale: a number wanted, got {residual_scale!r}")
     arguments = Arguments()
     x = arguments.tensor("x", x, "N C H W")

@@ -83,7 +83,7 @@ def pixelcnn_sample(
         TypeError: No tensor, or wrong dtype.
         ValueError: Wrong shape, device or value.
     """
-    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+    if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
         raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
     arguments = Arguments()
     uniforms = arguments.tensor("uniforms", uniforms, "N H W")
