@@ -14,11 +14,7 @@ __all__ = ["Arguments", "not_differentiable", "reference_chosen", "register", "u
 T = TypeVar("T")
 
 
-class _State(threading.local):
-    backend = "auto"
-
-
-_state = _State()
+_state = threading.local()
 
 
 class _Auto(TorchFunctionMode):
@@ -50,7 +46,7 @@ class use_backend:  # noqa: N801 - a context manager is used like a function
     def __enter__(self) -> None:
         mode = _Reference() if self.backend == "reference" else _Auto()
         mode.__enter__()
-        self.entered.append((_state.backend, mode))
+        self.entered.append((_chosen(), mode))
         _state.backend = self.backend
 
     def __exit__(self, *exception: Any) -> None:
@@ -58,9 +54,14 @@ class use_backend:  # noqa: N801 - a context manager is used like a function
         mode.__exit__(*exception)
 
 
+def _chosen() -> str:
+    # A default by getattr: torch.compile of torch 2.9 does not see the attributes of a subclass of threading.local.
+    return getattr(_state, "backend", "auto")
+
+
 def reference_chosen() -> bool:
     """Is `use_backend("reference")` in force in this thread?"""
-    return _state.backend == "reference"
+    return _chosen() == "reference"
 
 
 @functools.cache
