@@ -344,8 +344,10 @@ def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None
 def _weight_norm_inputs(v: Tensor, g: Tensor, live: Tensor) -> tuple[int, int, int]:
     """Addresses."""
     R, n = v.shape
-    if R and not (live.min() >= 0 and live.max() <= n):
-        raise ValueError(f"live: values in 0..{n} wanted, got {live.min().item()} to {live.max().item()}")
+    if R:
+        low, high = live.aminmax()
+        if low < 0 or high > n:
+            raise ValueError(f"live: values in 0..{n} wanted, got {low.item()} to {high.item()}")
     return _address("v", v, (R, n)), _address("g", g, (R,)), _address("live", live, (R,), torch.int64)
 
 
