@@ -81,17 +81,18 @@ class _Layer(_Initializable):
         self.v = _random(*v_shape)
         self.g = nn.Parameter(torch.ones(v_shape[out_axis]))
         self.b = nn.Parameter(torch.zeros(v_shape[out_axis]))
-        self.axes = tuple(axis for axis in range(len(v_shape)) if axis != out_axis)
+        self.out_axis = out_axis
         self.g_shape = [-1 if axis == out_axis else 1 for axis in range(len(v_shape))]
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        unit = direction(self.v, self.axes)
-        if self.initializing:
-            return self.set_gain_and_bias(self.apply_weight(x, unit, None), self.g, self.b)
-        return self.apply_weight(x, self.g.view(self.g_shape) * unit, self.b)
+        # torch's fused op, that of its own parametrization: for small weights its call costs less than that of ours
+        weight = torch._weight_norm(self.v, self.g.view(self.g_shape), self.out_axis)
+        if self.initializing:  # g is 1
+            return self.set_gain_and_bias(self.apply_weight(x, weight, None), self.g, self.b)
+        return self.apply_weight(x, weight, self.b)
 
 
 class Linear(_Layer):
