@@ -161,4 +161,18 @@ NB_MODULE(_native, m) {
                                           n_threads, at<float>(z));
       },
       nogil);
+
+  m.def(
+      "weight_norm",
+      [](Index R, Index n, Address v, Address g, Address live, Index n_threads, Address w) {
+        vlae::kernels().weight_norm(R, n, at(v), at(g), at<const std::int64_t>(live), n_threads, at<float>(w));
+      },
+      nogil);
+  m.def(
+      "weight_norm_backward",
+      [](Index R, Index n, Address dw, Address v, Address g, Address live, Index n_threads, Address dv, Address dg) {
+        vlae::kernels().weight_norm_backward(R, n, at(dw), at(v), at(g), at<const std::int64_t>(live), n_threads,
+                                             at<float>(dv), at<float>(dg));
+      },
+      nogil);
 }

@@ -77,12 +77,6 @@ inline VInt load_mask(const std::int32_t* p) { return reinterpret_cast<VInt>(loa
 // elu'(x) for e = elu(x).
 inline V elu_slope(V e) { return e > V{} ? broadcast(1.0f) : e + 1.0f; }
 
-inline float sum_lanes(V v) {
-  float sum = 0.0f;
-  for (int k = 0; k < lanes; ++k) sum += v[k];
-  return sum;
-}
-
 struct Filter {
   Index inputs, outputs;
   const Index* offset;  // [inputs], then repeats of one of them up to a multiple of input_group

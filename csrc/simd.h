@@ -31,6 +31,12 @@ inline V broadcast(float f) { return V{} + f; }
 // v where the mask (a comparison's result) is true, else 0.
 inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }
 
+inline float sum_lanes(V v) {
+  float sum = 0.0f;
+  for (int k = 0; k < lanes; ++k) sum += v[k];
+  return sum;
+}
+
 // Mantissa and power of two with exp(x) = mantissa * power, for x <= 0: relative error about 1.5e-7 (4e-7 near the
 // floor, -87); the result for x > 0 and for NaN means nothing. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa
 // is a degree-5 minimax polynomial in r, 1 at r = 0.

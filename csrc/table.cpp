@@ -18,6 +18,8 @@ const Kernels table = {
     .made_flow_forward = made_flow_forward,
     .made_flow_backward = made_flow_backward,
     .made_flow_inverse = made_flow_inverse,
+    .weight_norm = weight_norm,
+    .weight_norm_backward = weight_norm_backward,
 };
 
 }  // namespace vlae::VLAE_ISA

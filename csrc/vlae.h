@@ -2,7 +2,7 @@
 // every element of it is written; outputs alias nothing; sizes may be 0; nothing here knows of torch or Python.
 //
 // Letters: N batch, C/K channels in/out (K context channels of a PixelCNN), H/W rows/columns, L mask-B layers,
-// P 1x1 blocks, S stored hidden weights (1 or L), D latent size, M hidden units, T flow steps.
+// P 1x1 blocks, S stored hidden weights (1 or L), D latent size, M hidden units, T flow steps, R rows of n entries.
 // The result of every function is the same, bit for bit, for any n_threads and any split of the batch.
 #pragma once
 #include <cstdint>
@@ -94,6 +94,13 @@ using MADEFlowBackward = void(const MADEFlow&, const MADEFlowParams&, const floa
 using MADEFlowInverse = void(const MADEFlow&, const MADEFlowParams&, const float* eps, const float* hidden_context,
                              Index n_threads, float* z);
 
+// v[R,n], g[R], live[R] in 0..n -> w[R,n]: g * v / |v| in the first `live` entries of a row, of which alone the norm is
+// taken; 0 beyond, and in rows of a norm below 1e-8.
+using WeightNorm = void(Index R, Index n, const float* v, const float* g, const std::int64_t* live, Index n_threads,
+                        float* w);
+using WeightNormBackward = void(Index R, Index n, const float* dw, const float* v, const float* g,
+                                const std::int64_t* live, Index n_threads, float* dv, float* dg);
+
 // One table of functions per instruction set; every source of them is compiled once for each.
 struct Kernels {
   const char* isa;
@@ -106,6 +113,8 @@ struct Kernels {
   MADEFlowForward* made_flow_forward;
   MADEFlowBackward* made_flow_backward;
   MADEFlowInverse* made_flow_inverse;
+  WeightNorm* weight_norm;
+  WeightNormBackward* weight_norm_backward;
 };
 // Table i of those that this processor runs, best first; null past the last.
 const Kernels* usable(Index i);
@@ -124,6 +133,8 @@ PixelCNNSample pixelcnn_sample;
 MADEFlowForward made_flow_forward;
 MADEFlowBackward made_flow_backward;
 MADEFlowInverse made_flow_inverse;
+WeightNorm weight_norm;
+WeightNormBackward weight_norm_backward;
 }  // namespace VLAE_ISA
 #endif
 

@@ -35,6 +35,10 @@ def flow_arguments(name="z", N=3, D=5, M=12, T=2):
     return {name: torch.randn(N, D), "params": params, "hidden_context": torch.randn(N, T, M)}
 
 
+def norm_arguments():
+    return dict(v=torch.randn(5, 9), g=torch.randn(5), live=torch.tensor([0, 9, 3, 8, 1]))
+
+
 CASES = {
     "masked_conv3x3": conv_arguments,
     "pixelcnn_logits": stack_arguments,
@@ -42,8 +46,9 @@ CASES = {
     "pixelcnn_sample": sample_arguments,
     "made_flow_forward": flow_arguments,
     "made_flow_inverse": lambda: flow_arguments("eps"),
+    "weight_norm": norm_arguments,
 }
-DIFFERENTIABLE = ("masked_conv3x3", "pixelcnn_logits", "pixelcnn_log_prob", "made_flow_forward")
+DIFFERENTIABLE = ("masked_conv3x3", "pixelcnn_logits", "pixelcnn_log_prob", "made_flow_forward", "weight_norm")
 every_op = pytest.mark.parametrize("op", CASES)
 
 
@@ -153,7 +158,7 @@ def test_compiled_training_step_has_the_same_gradients():
 def test_empty_batch(op):
     arguments = CASES[op]()
     for name, value in arguments.items():
-        if name in ("x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context"):
+        if name in ("x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context", "v", "g", "live"):
             arguments[name] = value[:0]
     assert all(len(t) == 0 for t in outputs(getattr(ops, op)(**arguments)))
 
@@ -260,6 +265,10 @@ BAD = [
     ("made_flow_forward", "params", lambda p: p._replace(degrees=p.degrees.int()), TypeError, "params.degrees: "),
     ("made_flow_forward", "params", lambda p: p._replace(bias3=p.bias3[:, :7]), ValueError, "params.bias3"),
     ("made_flow_inverse", "eps", lambda e: e.long(), TypeError, "eps: torch.float32 wanted, got torch.int64"),
+    ("weight_norm", "g", lambda g: g[:4], ValueError, r"g: shape \[R=5\] wanted, got \[4\]"),
+    ("weight_norm", "live", lambda n: n.int(), TypeError, "live: torch.int64 wanted, got torch.int32"),
+    ("weight_norm", "live", lambda n: n + 1, ValueError, r"live: values in 0..9 wanted, got 1 to 10"),
+    ("weight_norm", "live", lambda n: n - 1, ValueError, r"live: values in 0..9 wanted, got -1 to 8"),
 ]
 
 

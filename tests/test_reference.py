@@ -60,6 +60,20 @@ def test_made_gradcheck(scale):
     assert torch.autograd.gradcheck(flow, (z, context, *params[:6]))
 
 
+def test_weight_norm_gradcheck():
+    v, g = torch.randn(4, 6, dtype=F64, requires_grad=True), torch.randn(4, dtype=F64, requires_grad=True)
+    live = torch.tensor([0, 6, 1, 4])
+    assert torch.autograd.gradcheck(lambda v, g: reference.weight_norm(v, g, live), (v, g))
+
+
+def test_weight_norm_gives_rows_of_norm_g_that_end_at_the_mask():
+    v, g, live = torch.randn(4, 6, dtype=F64), torch.rand(4, dtype=F64), torch.tensor([0, 6, 1, 4])
+    w = reference.weight_norm(v, g, live)
+    assert ((w == 0) == (torch.arange(6) >= live[:, None])).all()
+    assert_close(w.norm(dim=1)[1:], g[1:], "float64")
+    assert_close(w[1], g[1] * v[1] / v[1].norm(), "float64")
+
+
 def dependence(function, x):
     """Which outputs [out, in] depend on which inputs, by the Jacobian."""
     J = jacobian(function, x)

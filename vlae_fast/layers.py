@@ -81,17 +81,18 @@ class _Layer(_Initializable):
         self.v = _random(*v_shape)
         self.g = nn.Parameter(torch.ones(v_shape[out_axis]))
         self.b = nn.Parameter(torch.zeros(v_shape[out_axis]))
-        self.axes = tuple(axis for axis in range(len(v_shape)) if axis != out_axis)
+        self.out_axis = out_axis
         self.g_shape = [-1 if axis == out_axis else 1 for axis in range(len(v_shape))]
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        unit = direction(self.v, self.axes)
-        if self.initializing:
-            return self.set_gain_and_bias(self.apply_weight(x, unit, None), self.g, self.b)
-        return self.apply_weight(x, self.g.view(self.g_shape) * unit, self.b)
+        # torch's fused op, that of its own parametrization: for small weights its call costs less than that of ours
+        weight = torch._weight_norm(self.v, self.g.view(self.g_shape), self.out_axis)
+        if self.initializing:  # g is 1
+            return self.set_gain_and_bias(self.apply_weight(x, weight, None), self.g, self.b)
+        return self.apply_weight(x, weight, self.b)
 
 
 class Linear(_Layer):
@@ -162,23 +163,27 @@ class MADEFlow(_Initializable):
         self.hidden1_g, self.hidden2_g, self.output_g = (nn.Parameter(torch.ones(T, n)) for n in (M, M, R))
         self.hidden1_b, self.hidden2_b, self.output_b = (nn.Parameter(torch.zeros(T, n)) for n in (M, M, R))
         degrees = masks.made_degrees(D, M)
-        first, second, third = masks.made_masks(degrees, D, like=torch.ones(()))
+        first, second, third = masks.made_live(degrees, D)
         self.degrees = nn.Buffer(degrees, persistent=False)
-        self.hidden1_mask = nn.Buffer(first, persistent=False)
-        self.hidden2_mask = nn.Buffer(second, persistent=False)
-        self.output_mask = nn.Buffer(third.repeat(R // D, 1), persistent=False)
+        self.hidden1_live = nn.Buffer(first.repeat(T), persistent=False)
+        self.hidden2_live = nn.Buffer(second.repeat(T), persistent=False)
+        self.output_live = nn.Buffer(third.repeat(T * R // D), persistent=False)
 
     def params(self) -> MADEFlowParams:
         """Plain weights for the ops."""
         return MADEFlowParams(
-            self.hidden1_g[..., None] * direction(self.hidden1_v, 2, self.hidden1_mask),
+            self._weight("hidden1"),
             self.hidden1_b,
-            self.hidden2_g[..., None] * direction(self.hidden2_v, 2, self.hidden2_mask),
+            self._weight("hidden2"),
             self.hidden2_b,
-            self.output_g[..., None] * direction(self.output_v, 2, self.output_mask),
+            self._weight("output"),
             self.output_b,
             self.degrees,
         )
+
+    def _weight(self, name: str) -> Tensor:
+        v, g, live = (getattr(self, f"{name}_{part}") for part in ("v", "g", "live"))
+        return ops.weight_norm(v.flatten(0, 1), g.flatten(), live).view_as(v)
 
     def forward(self, z: Tensor, hidden_context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density direction: z [N, D], hidden_context [N, T, M] or None -> eps [N, D], log_det [N]."""

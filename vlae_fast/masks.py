@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["causal3x3", "made_degrees", "made_masks", "visible_pixels"]
+__all__ = ["causal3x3", "made_degrees", "made_live", "made_masks", "visible_pixels"]
 
 
 def causal3x3(mask: str, like: Tensor) -> Tensor:
@@ -43,3 +43,8 @@ def made_masks(degrees: Tensor, latent_size: int, like: Tensor) -> tuple[Tensor,
     second = degrees[:, None] >= degrees[None, :]
     third = inputs[:, None] > degrees[None, :]
     return first.to(like.dtype), second.to(like.dtype), third.to(like.dtype)
+
+
+def made_live(degrees: Tensor, latent_size: int) -> list[Tensor]:
+    """How many leading entries of each row `made_masks` leaves, as sorted degrees make masks of prefixes: int64."""
+    return [mask.sum(1) for mask in made_masks(degrees, latent_size, like=degrees)]

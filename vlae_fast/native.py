@@ -25,6 +25,8 @@ __all__ = [
     "pixelcnn_logits_backward",
     "pixelcnn_sample",
     "usable_isas",
+    "weight_norm",
+    "weight_norm_backward",
 ]
 
 
@@ -300,3 +302,37 @@ def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None
         call.sizes, call.scale, call.params, call.y, call.hidden_context, torch.get_num_threads(), z.data_ptr()
     )
     return z
+
+
+# --- weight normalisation ---------------------------------------------------------------------------------------
+
+
+def _weight_norm_inputs(v: Tensor, g: Tensor, live: Tensor) -> tuple[int, int, int]:
+    """Addresses."""
+    R, n = v.shape
+    if R:
+        low, high = live.aminmax()
+        if low < 0 or high > n:
+            raise ValueError(f"live: values in 0..{n} wanted, got {low.item()} to {high.item()}")
+    return _address("v", v, (R, n)), _address("g", g, (R,)), _address("live", live, (R,), torch.int64)
+
+
+def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
+    """See `reference.weight_norm`."""
+    w = torch.empty_like(v)
+    _native.weight_norm(*v.shape, *_weight_norm_inputs(v, g, live), torch.get_num_threads(), w.data_ptr())
+    return w
+
+
+def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (dv, dg) of `weight_norm`."""
+    dv, dg = torch.empty_like(v), torch.empty_like(g)
+    _native.weight_norm_backward(
+        *v.shape,
+        _address("dw", dw, tuple(v.shape)),
+        *_weight_norm_inputs(v, g, live),
+        torch.get_num_threads(),
+        dv.data_ptr(),
+        dg.data_ptr(),
+    )
+    return dv, dg

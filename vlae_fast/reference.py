@@ -1,7 +1,7 @@
 """The meaning of every op in plain torch, for any float dtype and device. Readable, differentiable, slow.
 
 Letters: N batch, C/K channels in/out, H/W rows/columns, L mask-B layers, P 1x1 blocks, D latent size, M hidden units,
-T flow steps. The functions take checked arguments; `vlae_fast.ops` checks them.
+T flow steps, R rows of n entries. The functions take checked arguments; `vlae_fast.ops` checks them.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ __all__ = [
     "pixelcnn_log_prob",
     "pixelcnn_logits",
     "pixelcnn_sample",
+    "weight_norm",
 ]
 
 Visit = Callable[[str, int, Tensor], Tensor]
@@ -215,3 +216,14 @@ def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tenso
             mu, s = _made(y, params, t, hidden_context, _unchanged)
             y[:, j] = (out[:, j] if s is None else out[:, j] * torch.exp(s[:, j])) + mu[:, j]
     return y
+
+
+def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
+    """`g * v / |v|` of every row's first `live` entries (Salimans & Kingma 2016, arXiv:1602.07868), 0 beyond.
+
+    v [R, n], g [R], live [R] int64 in 0..n -> [R, n]. A row of a norm below 1e-8 counts as zero, and so do its
+    gradients.
+    """
+    v = v.masked_fill(torch.arange(v.shape[1], device=v.device) >= live[:, None], 0.0)
+    norm = torch.linalg.vector_norm(v, dim=1, keepdim=True)
+    return g[:, None] * (norm >= 1e-8) * v / norm.clamp_min(1e-8)

@@ -7,6 +7,7 @@ from vlae_fast.ops.backend import use_backend
 from vlae_fast.ops.made import made_flow_forward, made_flow_inverse
 from vlae_fast.ops.masked_conv import masked_conv3x3
 from vlae_fast.ops.pixelcnn import pixelcnn_log_prob, pixelcnn_logits, pixelcnn_sample
+from vlae_fast.ops.weight_norm import weight_norm
 
 __all__ = [
     "made_flow_forward",
@@ -16,4 +17,5 @@ __all__ = [
     "pixelcnn_logits",
     "pixelcnn_sample",
     "use_backend",
+    "weight_norm",
 ]
