@@ -9,6 +9,7 @@ import math
 import platform
 import sys
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -128,13 +129,15 @@ class Sample:
             raise ValueError(f"out: a name that ends in .png, .npy or .npz wanted, got {str(self.out)!r}")
         model = VLAE.from_pretrained(self.run)
         images = model.sample(self.num, seed=self.seed, first=self.first, temperature=self.temperature)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         if self.out.suffix == ".png":
             plots.image_grid(images, math.ceil(math.sqrt(self.num)), self.out)
-        elif self.out.suffix == ".npy":
-            np.save(self.out, images.to(torch.uint8).numpy())
         else:
-            np.savez_compressed(self.out, images=images.to(torch.uint8).numpy())
+            content, bits = BytesIO(), images.to(torch.uint8).numpy()
+            if self.out.suffix == ".npy":
+                np.save(content, bits)
+            else:
+                np.savez_compressed(content, images=bits)
+            checkpoint.write_file(self.out, content.getvalue())
         print(f"{self.out}: {self.num} images")
         return 0
 
