@@ -14,7 +14,7 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"train", "evaluate"},
-    {"plots", "run_folder"},
+    {"latent", "plots", "run_folder"},
     {"model"},
     {"layers", "data"},
     {"ops"},

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlae_fast import VLAE, TrainConfig, VLAEConfig
+from vlae_fast import VLAE, TrainConfig, VLAEConfig, latent
 from vlae_fast.checkpoint import CheckpointError, write_tensors
 from vlae_fast.data import load
 from vlae_fast.model import Bound
@@ -85,6 +85,16 @@ def test_learns_and_writes_the_run_folder(bars, tmp_path, changes):
 def test_decoder_alone_trains(bars, tmp_path):
     assert trainer(bars, tmp_path / "run", replace(TINY, conditioning="map")).run(epochs=2)
     assert metrics(tmp_path / "run")[-1]["valid_kl_nats"] == 0
+
+
+def test_posterior_collapse_is_said_while_training(bars, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(latent, "COLLAPSED_NATS", 1000.0)
+    assert trainer(bars, tmp_path / "run").run(epochs=1)
+    assert "WARNING: posterior collapse" in capsys.readouterr().out
+    assert 0 <= metrics(tmp_path / "run")[-1]["active_units"] <= TINY.latent_size
+    assert trainer(bars, tmp_path / "alone", replace(TINY, conditioning="none")).run(epochs=1)
+    assert "WARNING" not in capsys.readouterr().out
+    assert metrics(tmp_path / "alone")[-1]["active_units"] is None
 
 
 def test_resumed_run_ends_bit_identical(bars, tmp_path):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from vlae_fast import checkpoint, noise, plots
+from vlae_fast import checkpoint, latent, noise, plots
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
 from vlae_fast.model import VLAE, Bound
@@ -189,10 +189,16 @@ class Trainer:
         for split, parts in (("train", rows), ("valid", bounds)):
             row[f"{split}_negative_elbo_nats"] = -torch.cat([b.elbo for b in parts]).double().mean().item()
             row[f"{split}_kl_nats"] = torch.cat([b.kl for b in parts]).double().mean().item()
+        gaussian = latent.moments(self.average, self.valid_images)
+        row["active_units"] = None if gaussian is None else latent.active_units(gaussian[0])
+        coded = self.average.encoder is not None
+        row["warning"] = latent.collapse(row["valid_kl_nats"], row["active_units"]) if coded else None
         bar.write(
             f"epoch {row['epoch']:.2f}: validation {row['valid_negative_elbo_nats']:.2f} nats, "
             f"KL {row['valid_kl_nats']:.2f} nats; training {row['train_negative_elbo_nats']:.2f} nats"
         )
+        if row["warning"] is not None:
+            bar.write(f"WARNING: {row['warning']}")
         plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
         plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
         if row["valid_negative_elbo_nats"] < self.progress.best_nats:
