@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        print(f"vlae-fast: {error}", file=sys.stderr)
+        print(f"vlae-fast: {' '.join(str(error).split())}", file=sys.stderr)  # file names may hold line feeds
         return 2
     except DivergedError as error:
         print(f"vlae-fast: {error}", file=sys.stderr)

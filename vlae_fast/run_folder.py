@@ -25,6 +25,9 @@ MAX_METRICS_BYTES = 1 << 26
 PLOTTED = ("epoch", "train_negative_elbo_nats", "train_kl_nats", "valid_negative_elbo_nats", "valid_kl_nats")
 """What every line of metrics.jsonl holds beside its step."""
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 200
+
 
 @dataclass
 class Progress:
@@ -165,4 +168,4 @@ def _difference(name: str, there: Any, here: Any) -> str:
         for key in sorted({*there, *here}):
             if there.get(key) != here.get(key):
                 return _difference(f"{name}.{key}", there.get(key), here.get(key))
-    return f"{name}: {reprlib.repr(there)} there, {reprlib.repr(here)} here"
+    return f"{name}: {_SHORT.repr(there)} there, {_SHORT.repr(here)} here"
