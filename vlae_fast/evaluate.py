@@ -31,7 +31,9 @@ class Mean:
     """A mean over images with its standard error, None for a single image."""
 
     mean: float
+    """In the unit of the values."""
     standard_error: float | None
+    """Of the mean, in the same unit."""
 
     @classmethod
     def of(cls, values: Tensor) -> "Mean":
@@ -48,9 +50,13 @@ class Evaluation:
     """Test figures of a model, nats an image unless said otherwise; None where the model has no latent code."""
 
     images: int
+    """Images evaluated."""
     samples: int
+    """Importance samples of an image."""
     seed: int
+    """Of the subset and of the noise."""
     negative_elbo_nats: Mean
+    """The variational bound, one sample of z in expectation."""
     nll_nats: Mean
     """-log p(x), importance sampled (Burda et al. 2016): an upper bound in expectation, tighter with more samples."""
     image_nll_nats: Tensor = field(repr=False, compare=False)
@@ -58,10 +64,13 @@ class Evaluation:
     reconstruction_nats: Mean | None = None
     """-log p(x|z)."""
     kl_nats: Mean | None = None
+    """log q(z|x) - log p(z) under q."""
     kl_bits: Mean | None = None
+    """The same in bits."""
     effective_sample_size: Mean | None = None
     """(sum w)^2 / sum w^2 of the importance weights w of an image, as a share of the samples: 1 is the best."""
     latent_size: int | None = None
+    """Dimensions of z."""
     active_units: int | None = None
     """Dimensions of z whose posterior mean varies over these images; None for an IAF posterior too."""
     mutual_information_nats: float | None = None

@@ -41,17 +41,23 @@ class Trainer:
     def __init__(self, model: VLAEConfig, config: TrainConfig, dataset: Dataset, out: Path) -> None:
         self.config, self.dataset, self.out = config, dataset, out
         self.progress = Progress()
+        """Steps done, and what else changes beside tensors."""
         torch.manual_seed(config.seed)
         self.model = VLAE(model)
+        """What the optimiser moves."""
         self.valid_images = self._validation_images()
+        """Images [n, 1, H, W] that every validation looks at."""
         description = {"data": dataset.name, "model": dataclasses.asdict(model), "training": dataclasses.asdict(config)}
         self.folder = RunFolder(out, description)
+        """What lies on the disk."""
         resumed = self.folder.has_state()
         if not resumed:
             count = min(8 * config.batch_size, len(dataset.train))
             self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
         self.average = copy.deepcopy(self.model)
+        """Polyak average of the weights: what is validated and written to model.safetensors."""
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
+        """Adamax."""
         self._polyak = get_ema_multi_avg_fn(config.polyak)
         self._saved_step: int | None = None
         if resumed:

@@ -30,6 +30,7 @@ class RemoteFile:
     folder: str
     """Where it belongs below the data folder."""
     url: str
+    """Public address."""
     checksum: str
     """`sha256:...` or `md5:...`, hexadecimal."""
 
