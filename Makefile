@@ -5,7 +5,7 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint bench isa sanitizers fuzz wheel clean
+.PHONY: demo test check lint bench isa sanitizers fuzz kill docs examples wheel clean
 
 demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
 	$(BIN)/python examples/demo.py
@@ -13,7 +13,7 @@ demo: .venv/installed  ## two minutes of training, then samples.png and reconstr
 test: .venv/installed
 	$(BIN)/pytest -q -n auto
 
-check: lint isa sanitizers fuzz wheel  ## the long checks
+check: lint isa sanitizers fuzz kill docs examples wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -39,6 +39,16 @@ build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_
 
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz_data.py --files 2000
+
+# Trainings killed at random instants end as one left alone does.
+kill: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kill_loop.py --kills 20
+
+docs: .venv/installed  ## a page for each public name in build/docs, from its docstrings
+	$(BIN)/python docs/build.py build/docs
+
+examples: .venv/installed
+	rm -rf build/tour && $(BIN)/python examples/tour.py --out build/tour
 
 # The sdist makes a wheel that works outside the checkout.
 wheel: .venv/installed

@@ -65,6 +65,18 @@ def test_evaluate(trained, tmp_path, capsys):
     assert result["kl_bits"]["mean"] == pytest.approx(result["kl_nats"]["mean"] / np.log(2))
 
 
+def test_evaluate_against(trained, images, tmp_path, capsys):
+    VLAE(VLAEConfig(height=8, width=10, conditioning="none")).save_pretrained(tmp_path / "other")
+    flags = ("--samples", 4, "--subset", 5, "--json", tmp_path / "new" / "e.json")
+    assert main("evaluate", trained, "--against", tmp_path / "other", *flags) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "new" / "e.json").read_text())
+    difference = result["nll_less_against_nats"]
+    assert difference["mean"] == pytest.approx(result["nll_nats"]["mean"] - result["against"]["nll_nats"]["mean"])
+    assert f"{difference['mean']:.3f} +- {difference['standard_error']:.3f} nats, paired" in printed
+    assert result["against"]["kl_nats"] is None
+
+
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".npz"])
 def test_sample(trained, tmp_path, suffix):
     out = tmp_path / "new" / f"s{suffix}"

@@ -14,7 +14,7 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"train", "evaluate"},
-    {"plots"},
+    {"latent", "plots", "run_folder"},
     {"model"},
     {"layers", "data"},
     {"ops"},

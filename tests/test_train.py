@@ -1,20 +1,24 @@
 """Training on small real-format data: it learns, resumes bit for bit, survives signals, guards against divergence."""
 
+import errno
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from vlae_fast import VLAE, TrainConfig, VLAEConfig
-from vlae_fast.checkpoint import CheckpointError
+from vlae_fast import VLAE, TrainConfig, VLAEConfig, latent
+from vlae_fast.checkpoint import CheckpointError, write_tensors
 from vlae_fast.data import load
 from vlae_fast.model import Bound
 from vlae_fast.train import BAD_STEPS, DivergedError, Trainer
@@ -70,6 +74,7 @@ def test_learns_and_writes_the_run_folder(bars, tmp_path, changes):
         "metrics.jsonl",
         "model.safetensors",
         "samples.png",
+        "state.previous.safetensors",
         "state.safetensors",
     }
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "samples.png"))
@@ -80,6 +85,16 @@ def test_learns_and_writes_the_run_folder(bars, tmp_path, changes):
 def test_decoder_alone_trains(bars, tmp_path):
     assert trainer(bars, tmp_path / "run", replace(TINY, conditioning="map")).run(epochs=2)
     assert metrics(tmp_path / "run")[-1]["valid_kl_nats"] == 0
+
+
+def test_posterior_collapse_is_said_while_training(bars, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(latent, "COLLAPSED_NATS", 1000.0)
+    assert trainer(bars, tmp_path / "run").run(epochs=1)
+    assert "WARNING: posterior collapse" in capsys.readouterr().out
+    assert 0 <= metrics(tmp_path / "run")[-1]["active_units"] <= TINY.latent_size
+    assert trainer(bars, tmp_path / "alone", replace(TINY, conditioning="none")).run(epochs=1)
+    assert "WARNING" not in capsys.readouterr().out
+    assert metrics(tmp_path / "alone")[-1]["active_units"] is None
 
 
 def test_resumed_run_ends_bit_identical(bars, tmp_path):
@@ -167,17 +182,119 @@ def test_another_config_is_refused_and_the_run_left_alone(bars, tmp_path):
     assert digest(out) == before
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"x" * 100, b"\xff" * 8 + b"{}"],
-    ids=["empty", "no header", "enormous header"],
-)
-def test_damaged_state_is_refused(bars, tmp_path, content):
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def flip(path):
+    """One bit of the last tensor changes: the header is as before."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "no header": lambda path: path.write_bytes(b"x" * 100),
+    "enormous header": lambda path: path.write_bytes(b"\xff" * 8 + b"{}"),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "one bit": flip,
+    "another model": lambda path: write_tensors(path, {"w": torch.zeros(3)}),
+    "no progress": lambda path: write_tensors(path, load_file(path)),
+    "progress out of range": lambda path: write_tensors(
+        path, load_file(path), {"progress": '{"step": -1, "seconds": 0.0, "kl_weight": 1.0, "best_nats": 1.0}'}
+    ),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_state(bars, tmp_path, case, capsys):
+    """The one before takes its place; where that is damaged too, one line says so and nothing is touched."""
+    out = tmp_path / "run"
+    t = trainer(bars, out)
+    t.save()
+    t.run(epochs=1)
+    if not case.startswith("a "):  # a folder cannot be renamed away
+        DAMAGE[case](out / "state.safetensors")
+        resumed = trainer(bars, out)
+        assert "state.safetensors: " in (said := capsys.readouterr().err)
+        assert "going on from state.previous.safetensors, step 0" in said
+        assert resumed.run(epochs=1)
+        assert all(torch.equal(x, t._tensors()[name]) for name, x in resumed._tensors().items())
+        assert len(metrics(out)) == 1
+    for name in ("state.safetensors", "state.previous.safetensors"):
+        DAMAGE[case](out / name)
+    before = sorted(out.iterdir())
+    with pytest.raises(CheckpointError, match=r"state\.(previous\.)?safetensors: [^\n]*$"):
+        trainer(bars, out)
+    assert sorted(out.iterdir()) == before
+
+
+def test_killed_between_the_two_renamings(bars, tmp_path, capsys):
     out = tmp_path / "run"
     trainer(bars, out).run(epochs=1)
-    (out / "state.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"state\.safetensors: "):
-        trainer(bars, out)
+    (out / "state.safetensors").replace(out / "state.previous.safetensors")
+    assert trainer(bars, out).progress.step == 10
+    assert "damaged" not in capsys.readouterr().err
+    assert (out / "state.safetensors").exists()
+
+
+def test_what_killed_processes_left_is_removed(bars, tmp_path):
+    out = tmp_path / "run"
+    trainer(bars, out).run(epochs=1)
+    names = {p.name for p in out.iterdir()}
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (out / f".state.new.safetensors.{process}.new").write_bytes(b"half")
+    (out / "state.new.safetensors").write_bytes(b"half")
+    (out / ".model.safetensors.1.new").write_bytes(b"of a living process")
+    (out / ".mine.new").write_bytes(b"the user's own")
+    trainer(bars, out)
+    assert {p.name for p in out.iterdir()} == names | {".model.safetensors.1.new", ".mine.new"}
+
+
+def full_disk(monkeypatch):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def failing(call, number):
+    def fail(monkeypatch):
+        def refuse(*arguments):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(*call, refuse)
+
+    return fail
+
+
+FAILURES = {
+    "file size limit": full_disk,
+    "full disk": failing((os, "fsync"), errno.ENOSPC),
+    "read-only folder": failing((Path, "open"), errno.EROFS),
+    "no permission to rename": failing((Path, "replace"), errno.EACCES),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_what_cannot_be_written_leaves_the_state_alone(bars, tmp_path, case, monkeypatch):
+    out = tmp_path / "run"
+    trainer(bars, out).run(epochs=1)
+    before = contents(out)
+    t = trainer(bars, out)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    t.progress.step += 1
+    try:
+        with monkeypatch.context() as patch:
+            FAILURES[case](patch)
+            with pytest.raises(CheckpointError, match=r"safetensors: cannot be written \([^\n]*\)$"):
+                t.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert contents(out) == before
+    assert trainer(bars, out).progress.step == 10
 
 
 def test_free_bits_readings():

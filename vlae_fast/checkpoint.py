@@ -1,7 +1,10 @@
 """Files of tensors and of JSON, read without executing anything and written whole or not at all."""
 
+import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["CheckpointError", "read_json", "read_tensors", "write_file", "write_json", "write_tensors"]
+__all__ = [
+    "CheckpointError",
+    "digest",
+    "read_file",
+    "read_json",
+    "read_tensors",
+    "remove_stale",
+    "write_file",
+    "write_json",
+    "write_tensors",
+]
+
+_TEMPORARY = re.compile(r"\..+\.(\d{1,9})\.new")
 
 
 class CheckpointError(ValueError):
@@ -19,17 +34,43 @@ class CheckpointError(ValueError):
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes beside `path`, flushes to the disk, then renames: a reader sees the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes beside `path`, flushes to the disk, then renames: a reader sees the old file or the new one, whole.
+
+    Raises CheckpointError, the old file and nothing else there, where the disk is full or nothing may be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes what `write_file` left in a folder when its process was killed."""
+    for path in folder.iterdir():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not _runs_elsewhere(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs_elsewhere(process: int) -> bool:
+    if process == os.getpid():  # this process has just begun; in a container every process may have the same number
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,35 +78,53 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: Path, max_bytes: int = 1 << 20) -> Any:
-    """What a JSON file holds. Raises CheckpointError."""
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file (a pipe might never end). Raises CheckpointError."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: a file wanted, not a folder, pipe or device")
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
-        if len(content) > max_bytes:
-            raise CheckpointError(f"{path}: larger than {max_bytes} bytes")
-        return json.loads(content)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise CheckpointError(f"{path}: larger than {max_bytes} bytes")
+    return content
+
+
+def read_json(path: Path, max_bytes: int = 1 << 20) -> Any:
+    """What a JSON file holds. Raises CheckpointError."""
+    content = read_file(path, max_bytes)
+    try:
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{path}: not a JSON file ({error})") from None
 
 
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """sha256 of the names, types, shapes and bytes of tensors, and of metadata."""
+    hashed = hashlib.sha256(json.dumps(dict(metadata or {}), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file."""
+    """Writes a safetensors file; its metadata hold a checksum of all else."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, save(contiguous, None if metadata is None else dict(metadata)))
+    write_file(path, save(contiguous, {**(metadata or {}), "sha256": digest(contiguous, metadata)}))
 
 
 def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file, which must hold exactly the names, shapes and dtypes of `wanted`.
 
     `wanted` may be on the meta device; nothing is read before the header fits. Raises CheckpointError, also for NaN
-    or infinity.
+    or infinity, and for a checksum (files from elsewhere need none) that does not fit.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: a file wanted, not a folder, pipe or device")
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             if names != set(wanted):
@@ -79,10 +138,13 @@ def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Te
             tensors = {name: file.get_tensor(name) for name in wanted}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CheckpointError(f"{path}: {reason or error}") from None
     for name, tensor in tensors.items():
         if tensor.dtype != wanted[name].dtype:
             raise CheckpointError(f"{path}: {name}: {wanted[name].dtype} wanted, got {tensor.dtype}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name}: NaN or infinity")
+    if metadata.pop("sha256", None) not in (None, digest(tensors, metadata)):
+        raise CheckpointError(f"{path}: damaged, its checksum does not fit")
     return tensors, metadata

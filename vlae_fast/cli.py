@@ -1,4 +1,4 @@
-"""The command line: `vlae-fast train | evaluate | sample | reconstruct | info`.
+"""The command line: `vlae-fast train | evaluate | sample | reconstruct | data | info`.
 
 Exit status: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C (the state of a training is saved).
 """
@@ -9,8 +9,9 @@ import math
 import platform
 import sys
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from tyro.conf import Positional, arg, subcommand
 from vlae_fast import __version__, checkpoint, native, plots
 from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
 from vlae_fast.data import Dataset, load
-from vlae_fast.evaluate import evaluate
+from vlae_fast.data.download import download
+from vlae_fast.evaluate import Evaluation, evaluate
 from vlae_fast.model import VLAE
 from vlae_fast.train import DivergedError, Trainer
 
@@ -71,7 +73,9 @@ class Evaluate:
     """Bound, KL and importance-sampled likelihood of a model on a test split, with standard errors."""
 
     run: Positional[Run]
-    """Run folder or folder of a saved model."""
+    """Run folder or folder of a saved model. Figures of single images are kept there: cut short, it goes on."""
+    against: Annotated[Path | None, arg(metavar="RUN")] = None
+    """Compare with this model on the same images and noise: NLL of each image here less that of the other."""
     samples: int = 4096
     """Importance samples of an image."""
     subset: int | None = None
@@ -88,20 +92,36 @@ class Evaluate:
     def __call__(self) -> int:
         model = VLAE.from_pretrained(self.run)
         dataset = _dataset(self.run, self.data, self.data_dir)
+        other = None if self.against is None else VLAE.from_pretrained(self.against)
+        result = self._evaluate(model, self.run, dataset)
+        content = {"run": str(self.run), "data": dataset.name, "split": "test", **result.to_dict()}
+        print(f"data                    {dataset.name}, test\n{result}")
+        if other is not None and self.against is not None:
+            against = self._evaluate(other, self.against, dataset)
+            difference = result.minus(against)
+            print(f"\nagainst {self.against}\n{against}\n\nNLL less that of against {difference} nats, paired")
+            content["against"] = {"run": str(self.against), **against.to_dict()}
+            content["nll_less_against_nats"] = dataclasses.asdict(difference)
+        if self.json is not None:
+            checkpoint.write_json(self.json, content)
+        return 0
+
+    def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset) -> Evaluation:
         with tqdm(unit="image") as bar:
 
             def report(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            result = evaluate(
-                model, dataset.test, samples=self.samples, subset=self.subset, seed=self.seed, report=report
+            return evaluate(
+                model,
+                dataset.test,
+                samples=self.samples,
+                subset=self.subset,
+                seed=self.seed,
+                folder=folder,
+                report=report,
             )
-        print(f"data                    {dataset.name}, test\n{result}")
-        if self.json is not None:
-            content = {"run": str(self.run), "data": dataset.name, "split": "test", **result.to_dict()}
-            checkpoint.write_json(self.json, content)
-        return 0
 
 
 @dataclass
@@ -128,13 +148,15 @@ class Sample:
             raise ValueError(f"out: a name that ends in .png, .npy or .npz wanted, got {str(self.out)!r}")
         model = VLAE.from_pretrained(self.run)
         images = model.sample(self.num, seed=self.seed, first=self.first, temperature=self.temperature)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         if self.out.suffix == ".png":
             plots.image_grid(images, math.ceil(math.sqrt(self.num)), self.out)
-        elif self.out.suffix == ".npy":
-            np.save(self.out, images.to(torch.uint8).numpy())
         else:
-            np.savez_compressed(self.out, images=images.to(torch.uint8).numpy())
+            content, bits = BytesIO(), images.to(torch.uint8).numpy()
+            if self.out.suffix == ".npy":
+                np.save(content, bits)
+            else:
+                np.savez_compressed(content, images=bits)
+            checkpoint.write_file(self.out, content.getvalue())
         print(f"{self.out}: {self.num} images")
         return 0
 
@@ -191,6 +213,23 @@ class Info:
         return 0
 
 
+@dataclass
+class Data:
+    """Fetch the published files of a data set; a transfer that broke off goes on where it stopped."""
+
+    action: Positional[Literal["download"]]
+    """What to do."""
+    name: Positional[Literal["static-mnist", "dynamic-mnist", "omniglot", "caltech101"]]
+    """Data set."""
+    data_dir: Path | None = None
+    """Folder to put the files into; default: $VLAE_DATA, else ./data."""
+
+    def __call__(self) -> int:
+        for path in download(self.name, self.data_dir):
+            print(f"{path}: checksum fits")
+        return 0
+
+
 def _dataset(run: Path, data: str | None, data_dir: Path | None) -> Dataset:
     """The named data set, or the one that a run was trained on."""
     if data is None:
@@ -215,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
             | Annotated[Evaluate, subcommand("evaluate")]
             | Annotated[Sample, subcommand("sample")]
             | Annotated[Reconstruct, subcommand("reconstruct")]
+            | Annotated[Data, subcommand("data")]
             | Annotated[Info, subcommand("info")]
         )
         command = tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)
@@ -223,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        print(f"vlae-fast: {error}", file=sys.stderr)
+        print(f"vlae-fast: {' '.join(str(error).split())}", file=sys.stderr)  # file names may hold line feeds
         return 2
     except DivergedError as error:
         print(f"vlae-fast: {error}", file=sys.stderr)

@@ -1,16 +1,20 @@
-"""Evaluation: the bound, the KL and the importance-sampled likelihood of a split, each with its standard error."""
+"""Evaluation: bound, KL, importance-sampled likelihood and use of the latent code, means with their standard errors."""
 
-import dataclasses
+import json
 import math
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from vlae_fast import noise
+from vlae_fast import checkpoint, latent, noise
 from vlae_fast.data import Split
 from vlae_fast.model import VLAE
 
@@ -18,54 +22,100 @@ __all__ = ["Evaluation", "Mean", "evaluate"]
 
 IMAGES = 16
 """Images between two reports of progress."""
+SAVE_SECONDS = 5.0
+"""Seconds between two writings of the per-image figures: what a killed evaluation can lose."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over images with its standard error."""
+    """A mean over images with its standard error, None for a single image."""
 
     mean: float
-    standard_error: float
+    """In the unit of the values."""
+    standard_error: float | None
+    """Of the mean, in the same unit."""
 
     @classmethod
     def of(cls, values: Tensor) -> "Mean":
-        """Of [N] numbers; the error of a single one is NaN."""
-        return cls(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+        """Of [N] numbers."""
+        N = len(values)
+        return cls(values.mean().item(), values.std().item() / math.sqrt(N) if N > 1 else None)
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} +- {self.standard_error:.3f}"
+        return f"{self.mean:.3f}" + ("" if self.standard_error is None else f" +- {self.standard_error:.3f}")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Test figures of a model, nats an image unless said otherwise."""
+    """Test figures of a model, nats an image unless said otherwise; None where the model has no latent code."""
 
     images: int
+    """Images evaluated."""
     samples: int
+    """Importance samples of an image."""
     seed: int
+    """Of the subset and of the noise."""
     negative_elbo_nats: Mean
-    reconstruction_nats: Mean
-    """-log p(x|z)."""
-    kl_nats: Mean
-    kl_bits: Mean
+    """The variational bound, one sample of z in expectation."""
     nll_nats: Mean
     """-log p(x), importance sampled (Burda et al. 2016): an upper bound in expectation, tighter with more samples."""
+    image_nll_nats: Tensor = field(repr=False, compare=False)
+    """The NLL of each image, float64 [images]."""
+    reconstruction_nats: Mean | None = None
+    """-log p(x|z)."""
+    kl_nats: Mean | None = None
+    """log q(z|x) - log p(z) under q."""
+    kl_bits: Mean | None = None
+    """The same in bits."""
+    effective_sample_size: Mean | None = None
+    """(sum w)^2 / sum w^2 of the importance weights w of an image, as a share of the samples: 1 is the best."""
+    latent_size: int | None = None
+    """Dimensions of z."""
+    active_units: int | None = None
+    """Dimensions of z whose posterior mean varies over these images; None for an IAF posterior too."""
+    mutual_information_nats: float | None = None
+    """I(x; z), an estimate that cannot exceed log(images); None for an IAF posterior too."""
+    warning: str | None = None
+    """Set where the latent code is not used."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
+        """For JSON; without the figures of single images."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "image_nll_nats"}
+        return {k: asdict(v) if isinstance(v, Mean) else v for k, v in values.items()}
+
+    def minus(self, other: "Evaluation") -> Mean:
+        """Paired difference of the NLL in nats: below 0 where this model is the better one.
+
+        Raises ValueError where the evaluations are not of the same number of images, samples and seed.
+        """
+        mine, theirs = ((e.images, e.samples, e.seed) for e in (self, other))
+        if mine != theirs:
+            raise ValueError(f"other: images, samples and seed {mine} wanted, got {theirs}")
+        return Mean.of(self.image_nll_nats - other.image_nll_nats)
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"images                  {self.images} (seed {self.seed})",
-                f"importance samples      {self.samples} an image",
-                f"NLL                     {self.nll_nats} nats",
-                f"negative ELBO           {self.negative_elbo_nats} nats",
-                f"reconstruction          {self.reconstruction_nats} nats",
-                f"KL                      {self.kl_nats} nats = {self.kl_bits} bits",
+        lines = [
+            f"images                  {self.images} (seed {self.seed})",
+            f"importance samples      {self.samples} an image",
+            f"NLL                     {self.nll_nats} nats",
+            f"negative ELBO           {self.negative_elbo_nats} nats",
+        ]
+        if self.latent_size is None:
+            return "\n".join([*lines, "latent code             none: the NLL is exact"])
+        lines += [
+            f"reconstruction          {self.reconstruction_nats} nats",
+            f"KL                      {self.kl_nats} nats = {self.kl_bits} bits",
+            f"effective sample size   {self.effective_sample_size} of 1",
+        ]
+        if self.active_units is None:
+            lines.append(f"active units            not known: {latent.IAF_REASON}")
+        else:
+            lines += [
+                f"active units            {self.active_units} of {self.latent_size}",
+                f"mutual information      {self.mutual_information_nats:.3f} nats "
+                f"(estimate, at most log {self.images} = {math.log(self.images):.3f})",
             ]
-        )
+        return "\n".join(lines if self.warning is None else [*lines, f"WARNING                 {self.warning}"])
 
 
 def evaluate(
@@ -75,10 +125,13 @@ def evaluate(
     samples: int = 4096,
     subset: int | None = None,
     seed: int = 0,
+    folder: Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluates a model on all images of a split, or on `subset` of them drawn at random with `seed`.
 
+    The figures of single images are kept in `folder` (evaluation-<hash>.safetensors): there an evaluation of the same
+    weights, images, samples and seed that was cut short goes on, and ends with the same figures.
     `report(done, total)` is called now and then. Raises ValueError for a subset or samples below 1.
     """
     for name, value in (("samples", samples), ("subset", subset)):
@@ -88,20 +141,96 @@ def evaluate(
     if subset is not None and subset < len(split):
         chosen = np.sort(noise.permutation(seed, 0, len(split))[:subset])
     images = split.fixed()[torch.from_numpy(chosen)]
-    parts = []
-    for first in range(0, len(images), IMAGES):
-        part = images[first : first + IMAGES]
-        parts.append(model.sampled_bounds(part, samples, seed=seed, first=first))
-        report(first + len(part), len(images))
-    reconstruction, kl = (torch.cat(column) for column in zip(*parts, strict=True))
-    log_likelihood = (reconstruction - kl).logsumexp(1) - math.log(samples)
+    scores = _scores(model, images, samples, seed, folder, report)
+    reconstruction, kl, nll, ess = scores.unbind(1)
+    found: dict[str, Any] = {}
+    if model.encoder is not None:
+        found = {
+            "reconstruction_nats": Mean.of(reconstruction),
+            "kl_nats": Mean.of(kl),
+            "kl_bits": Mean.of(kl / math.log(2)),
+            "effective_sample_size": Mean.of(ess),
+            "latent_size": model.config.latent_size,
+        }
+        gaussian = latent.moments(model, images)
+        if gaussian is not None:
+            found["active_units"] = latent.active_units(gaussian[0])
+            found["mutual_information_nats"] = latent.mutual_information_nats(*gaussian, seed)
+        found["warning"] = latent.collapse(kl.mean().item(), found.get("active_units"))
     return Evaluation(
         images=len(images),
         samples=samples,
         seed=seed,
-        negative_elbo_nats=Mean.of((kl - reconstruction).mean(1)),
-        reconstruction_nats=Mean.of(-reconstruction.mean(1)),
-        kl_nats=Mean.of(kl.mean(1)),
-        kl_bits=Mean.of(kl.mean(1) / math.log(2)),
-        nll_nats=Mean.of(-log_likelihood),
+        negative_elbo_nats=Mean.of(reconstruction + kl),
+        nll_nats=Mean.of(nll),
+        image_nll_nats=nll,
+        **found,
     )
+
+
+# --- figures of single images ---------------------------------------------------------------------------------------
+
+
+def _scores(
+    model: VLAE, images: Tensor, samples: int, seed: int, folder: Path | None, report: Callable[[int, int], None]
+) -> Tensor:
+    """-log p(x|z), KL and NLL in nats, and normalised effective sample size of each image: float64 [N, 4]."""
+    kept = None if folder is None else folder / f"evaluation-{_key(model, images, samples, seed)}.safetensors"
+    scores = torch.zeros(len(images), 4, dtype=torch.float64)
+    done = torch.tensor(0)
+    if kept is not None and kept.exists():
+        try:
+            tensors, _ = checkpoint.read_tensors(kept, {"scores": scores, "done": done})
+            scores, done = tensors["scores"], tensors["done"].clamp(0, len(images))
+        except checkpoint.CheckpointError as error:
+            tqdm.write(f"{error}; evaluating anew", file=sys.stderr)
+    first, saved, written = int(done), time.monotonic(), int(done)
+
+    def save() -> None:
+        """Best effort: a folder that cannot be written to is no reason to lose an evaluation."""
+        nonlocal kept, written
+        if kept is None or written == first:
+            return
+        try:
+            checkpoint.write_tensors(kept, {"scores": scores, "done": torch.tensor(first)})
+            written = first
+        except checkpoint.CheckpointError as error:
+            tqdm.write(f"{error}; cut short, this evaluation would begin anew", file=sys.stderr)
+            kept = None
+
+    report(first, len(images))
+    try:
+        while first < len(images):
+            part = images[first : first + IMAGES]
+            scores[first : first + len(part)] = _score(*model.sampled_bounds(part, samples, seed=seed, first=first))
+            first += len(part)
+            report(first, len(images))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+    finally:
+        save()
+    return scores
+
+
+def _score(reconstruction: Tensor, kl: Tensor) -> Tensor:
+    """The figures [N, 4] of log p(x|z) and KL [N, samples]."""
+    log_weights = reconstruction - kl
+    samples = log_weights.shape[1]
+    sum_of_weights = log_weights.logsumexp(1)
+    return torch.stack(
+        [
+            -reconstruction.mean(1),
+            kl.mean(1),
+            math.log(samples) - sum_of_weights,
+            (2 * sum_of_weights - (2 * log_weights).logsumexp(1)).exp() / samples,
+        ],
+        1,
+    )
+
+
+def _key(model: VLAE, images: Tensor, samples: int, seed: int) -> str:
+    """Names all that the figures depend on."""
+    options = {"config": asdict(model.config), "samples": samples, "seed": seed}
+    tensors = {**model.state_dict(), "images": images.bool()}
+    return checkpoint.digest(tensors, {"options": json.dumps(options, sort_keys=True)})[:16]

@@ -146,10 +146,13 @@ class VLAE(nn.Module):
     def __init__(self, config: VLAEConfig) -> None:
         super().__init__()
         self.config = config
+        """Which variant this is."""
         c = config
         latent = c.conditioning == "latent"
         self.encoder = Encoder(c) if latent else None
+        """Moments of q(z|x); None without a latent code."""
         self.decoder = Decoder(c) if latent else None
+        """From z to context maps; None without a latent code."""
         self.prior_flow, self.posterior_flow = (
             MADEFlow(c.latent_size, c.flow_hidden, c.flow_steps, c.flow_scale)
             if latent and kind in ("af", "iaf")
@@ -157,9 +160,11 @@ class VLAE(nn.Module):
             for kind in (c.prior, c.posterior)
         )
         self.context_map = None
+        """Learned context [K, H, W] where conditioning is "map"."""
         if c.conditioning == "map":
             self.context_map = nn.Parameter(torch.zeros(c.context_maps, c.height, c.width))
         self.pixelcnn = None
+        """p(x|z); None for a factorized decoder."""
         if c.decoder == "pixelcnn":
             maps = 0 if c.conditioning == "none" else c.context_maps
             self.pixelcnn = PixelCNN(c.pixelcnn_channels, maps, c.pixelcnn_layers, c.pointwise_blocks, c.tied, c.wiring)

@@ -1,6 +1,7 @@
 """Pictures as PNG files: grids of images and curves of a training."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+
+from vlae_fast import checkpoint
 
 __all__ = ["curves", "image_grid", "pairs"]
 
@@ -23,8 +26,9 @@ def image_grid(images: Tensor, columns: int, path: Path, zoom: int = 3) -> None:
     for i, image in enumerate(((1 - images[:, 0]) * 255).round().to(torch.uint8).cpu().numpy()):
         top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1
         canvas[top : top + H, left : left + W] = image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(canvas.repeat(zoom, 0).repeat(zoom, 1)).save(path, format="PNG")
+    content = BytesIO()
+    Image.fromarray(canvas.repeat(zoom, 0).repeat(zoom, 1)).save(content, format="PNG")
+    checkpoint.write_file(path, content.getvalue())
 
 
 def pairs(left: Tensor, right: Tensor, path: Path, columns: int = 6) -> None:
@@ -43,4 +47,6 @@ def curves(rows: Sequence[Row], path: Path) -> None:
         axes.legend()
     bounds = [row["valid_negative_elbo_nats"] for row in rows]
     figure.axes[0].set_ylim(min(bounds) - 1, sorted(bounds)[len(bounds) // 2] + 10)
-    figure.savefig(path, dpi=120, format="png")
+    content = BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    checkpoint.write_file(path, content.getvalue())

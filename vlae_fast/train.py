@@ -2,12 +2,10 @@
 
 import copy
 import dataclasses
-import json
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from vlae_fast import checkpoint, noise, plots
+from vlae_fast import checkpoint, latent, noise, plots
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
 from vlae_fast.model import VLAE, Bound
+from vlae_fast.run_folder import Progress, Row, RunFolder
 
 __all__ = ["DivergedError", "Trainer"]
 
@@ -33,19 +32,6 @@ class DivergedError(RuntimeError):
     """The training cannot go on; the last good state is on the disk."""
 
 
-@dataclass
-class Progress:
-    """What changes during a training beside tensors; written with them."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Time spent in training steps, over all resumptions."""
-    kl_weight: float = 1.0
-    """gamma of soft free bits."""
-    best_nats: float = float("inf")
-    """Lowest validation negative ELBO so far, that of model.safetensors."""
-
-
 class Trainer:
     """One training in a run folder; creating it for a folder that holds a state resumes that.
 
@@ -55,20 +41,28 @@ class Trainer:
     def __init__(self, model: VLAEConfig, config: TrainConfig, dataset: Dataset, out: Path) -> None:
         self.config, self.dataset, self.out = config, dataset, out
         self.progress = Progress()
+        """Steps done, and what else changes beside tensors."""
         torch.manual_seed(config.seed)
         self.model = VLAE(model)
+        """What the optimiser moves."""
         self.valid_images = self._validation_images()
-        self._claim_folder()
-        state = out / "state.safetensors"
-        resumed = state.exists()
+        """Images [n, 1, H, W] that every validation looks at."""
+        description = {"data": dataset.name, "model": dataclasses.asdict(model), "training": dataclasses.asdict(config)}
+        self.folder = RunFolder(out, description)
+        """What lies on the disk."""
+        resumed = self.folder.has_state()
         if not resumed:
             count = min(8 * config.batch_size, len(dataset.train))
             self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
         self.average = copy.deepcopy(self.model)
+        """Polyak average of the weights: what is validated and written to model.safetensors."""
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
+        """Adamax."""
         self._polyak = get_ema_multi_avg_fn(config.polyak)
+        self._saved_step: int | None = None
         if resumed:
-            self._load(state)
+            self._load()
+        self.folder.drop_metrics_after(self.progress.step)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -192,7 +186,7 @@ class Trainer:
             self.average.elbo(images, noise=eps)
             for images, eps in zip(self.valid_images.split(256), normals.split(256), strict=True)
         ]
-        row: dict[str, Any] = {
+        row: Row = {
             "step": self.progress.step,
             "epoch": self.progress.step / self.steps_per_epoch,
             "seconds": round(self.progress.seconds, 3),
@@ -201,21 +195,21 @@ class Trainer:
         for split, parts in (("train", rows), ("valid", bounds)):
             row[f"{split}_negative_elbo_nats"] = -torch.cat([b.elbo for b in parts]).double().mean().item()
             row[f"{split}_kl_nats"] = torch.cat([b.kl for b in parts]).double().mean().item()
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        gaussian = latent.moments(self.average, self.valid_images)
+        row["active_units"] = None if gaussian is None else latent.active_units(gaussian[0])
+        coded = self.average.encoder is not None
+        row["warning"] = latent.collapse(row["valid_kl_nats"], row["active_units"]) if coded else None
         bar.write(
             f"epoch {row['epoch']:.2f}: validation {row['valid_negative_elbo_nats']:.2f} nats, "
             f"KL {row['valid_kl_nats']:.2f} nats; training {row['train_negative_elbo_nats']:.2f} nats"
         )
-        plots.curves(self._metrics(), self.out / "curves.png")
+        if row["warning"] is not None:
+            bar.write(f"WARNING: {row['warning']}")
+        plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
         plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
         if row["valid_negative_elbo_nats"] < self.progress.best_nats:
             self.progress.best_nats = row["valid_negative_elbo_nats"]
             checkpoint.write_tensors(self.out / "model.safetensors", self.average.state_dict())
-
-    def _metrics(self) -> list[dict[str, Any]]:
-        path = self.out / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def _bar(self, last_step: int | None, total_seconds: float | None) -> Bar:
         if total_seconds is not None:
@@ -236,26 +230,7 @@ class Trainer:
             refresh=False,
         )
 
-    # --- the run folder -----------------------------------------------------------------------------------------
-
-    def _claim_folder(self) -> None:
-        """Writes config.json, or checks that the folder's is the same."""
-        path = self.out / "config.json"
-        mine = {
-            "data": self.dataset.name,
-            "model": dataclasses.asdict(self.model.config),
-            "training": dataclasses.asdict(self.config),
-        }
-        mine = json.loads(json.dumps(mine))  # tuples become lists
-        if not path.exists():
-            checkpoint.write_json(path, mine)
-            return
-        theirs = checkpoint.read_json(path)
-        if theirs != mine:
-            raise checkpoint.CheckpointError(
-                f"{self.out}: holds a run with another config ({_difference('config', theirs, mine)}); "
-                "choose another folder, or the same options to resume it"
-            )
+    # --- the state ----------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors of the state."""
@@ -271,32 +246,18 @@ class Trainer:
         return tensors
 
     def save(self) -> None:
-        """Writes the whole state."""
-        metadata = {"progress": json.dumps(dataclasses.asdict(self.progress))}
-        checkpoint.write_tensors(self.out / "state.safetensors", self._tensors(), metadata)
+        """Writes the whole state, once a step. Raises CheckpointError; the state on the disk stays as it is."""
+        if self._saved_step != self.progress.step:
+            self.folder.save_state(self._tensors(), self.progress)
+            self._saved_step = self.progress.step
 
-    def _load(self, path: Path) -> None:
+    def _load(self) -> None:
         mine = self._tensors()
-        tensors, metadata = checkpoint.read_tensors(path, mine)
+        tensors, self.progress = self.folder.load_state(mine)
         with torch.no_grad():
             for name, tensor in mine.items():
                 tensor.copy_(tensors[name])
-        try:
-            self.progress = Progress(**json.loads(metadata["progress"]))
-        except (KeyError, TypeError, ValueError):
-            raise checkpoint.CheckpointError(f"{path}: no progress in its metadata") from None
-        # Lines after the state belong to steps that will be done again.
-        rows = [row for row in self._metrics() if row["step"] <= self.progress.step]
-        checkpoint.write_file(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def _difference(name: str, there: Any, here: Any) -> str:
-    """The first value that differs between two JSON contents."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted({*there, *here}):
-            if there.get(key) != here.get(key):
-                return _difference(f"{name}.{key}", there.get(key), here.get(key))
-    return f"{name}: {there!r} there, {here!r} here"
+        self._saved_step = self.progress.step
 
 
 @contextmanager

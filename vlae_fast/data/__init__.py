@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vlae_fast.data.files import DataError, MissingDataError, Source, fail, find, open_file
+from vlae_fast.data.files import DataError, MissingDataError, Source, data_folder, fail, find, open_file
 from vlae_fast.data.matlab import read_mat
 from vlae_fast.data.readers import NPY_MAGIC, ZIP_MAGIC, read_amat, read_idx, read_npy, read_npz, read_png_folder
 from vlae_fast.data.split import FIXED_DRAW_SEED, Dataset, Split, make_splits
@@ -40,7 +40,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     Raises MissingDataError where a file is not there, DataError where it is not what it should be.
     """
     if name in _READERS:
-        return _READERS[name](Path(os.environ.get("VLAE_DATA") or "data") if data_dir is None else Path(data_dir))
+        return _READERS[name](data_folder(data_dir))
     path = Path(name)
     if not os.path.lexists(path):
         raise MissingDataError(f"{name!r}: no such file or folder, and no data set ({', '.join(NAMES)})")

@@ -137,6 +137,11 @@ def check_size(path: Path, n: int, height: int, width: int) -> None:
         fail(path, f"{n} images of {height} x {width} pixels, at most {MAX_PIXELS} pixels in all wanted")
 
 
+def data_folder(data_dir: Path | None) -> Path:
+    """`data_dir`, or the folder that the environment variable VLAE_DATA names, else ./data."""
+    return Path(os.environ.get("VLAE_DATA") or "data") if data_dir is None else Path(data_dir)
+
+
 def find(data_dir: Path, *names: str) -> list[Path]:
     """Where the files of these names lie: in `data_dir` or one of its FOLDERS, as they are or gzipped.
 
@@ -152,6 +157,7 @@ def find(data_dir: Path, *names: str) -> list[Path]:
     if missing := [name for name, path in found.items() if path is None]:
         raise MissingDataError(
             f"{str(data_dir)!r}: no {', '.join(missing)} (or .gz) there or in its folders {', '.join(FOLDERS[1:])};"
-            " name the folder with --data-dir or the environment variable VLAE_DATA"
+            " name the folder with --data-dir or the environment variable VLAE_DATA,"
+            " or fetch the files with vlae-fast data download"
         )
     return [path for path in found.values() if path is not None]

@@ -30,7 +30,9 @@ class Split:
     """[n, H * W] ink: uint8 in 1/255, or float16 or float32 where that would not be exact; static images are bits,
     eight to a byte, the first pixel highest: [n, ceil(H * W / 8)]."""
     height: int
+    """Rows, pixels."""
     width: int
+    """Columns, pixels."""
     dynamic: bool
     """Values are probabilities of ink, to be drawn; False: binary as they are."""
 
@@ -80,9 +82,13 @@ class Dataset:
     """A data set under the name that stands wherever its numbers appear, in its three splits."""
 
     name: str
+    """Stands wherever its numbers appear."""
     train: Split
+    """Images to learn from."""
     valid: Split
+    """Images to choose weights by."""
     test: Split
+    """Images to report on."""
 
 
 def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) -> list[Split]:

@@ -40,17 +40,17 @@ class use_backend:  # noqa: N801 - a context manager is used like a function
     def __init__(self, backend: Literal["auto", "reference"]) -> None:
         if backend not in ("auto", "reference"):
             raise ValueError(f"backend: 'auto' or 'reference' wanted, got {backend!r}")
-        self.backend = backend
-        self.entered: list[tuple[str, TorchFunctionMode]] = []
+        self._backend = backend
+        self._entered: list[tuple[str, TorchFunctionMode]] = []
 
     def __enter__(self) -> None:
-        mode = _Reference() if self.backend == "reference" else _Auto()
+        mode = _Reference() if self._backend == "reference" else _Auto()
         mode.__enter__()
-        self.entered.append((_chosen(), mode))
-        _state.backend = self.backend
+        self._entered.append((_chosen(), mode))
+        _state.backend = self._backend
 
     def __exit__(self, *exception: Any) -> None:
-        _state.backend, mode = self.entered.pop()
+        _state.backend, mode = self._entered.pop()
         mode.__exit__(*exception)
 
 

@@ -1,0 +1,62 @@
+"""All that the model does, in under a minute: trains, samples, inpaints, reconstructs, scores and plots.
+
+Takes the data that demo.py takes. `python examples/tour.py --out runs/tour`; its pictures lie there.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from demo import find_data
+
+from vlae_fast import VLAE, TrainConfig, VLAEConfig, plots
+from vlae_fast.train import Trainer
+
+
+def main():
+    """Makes the run folder and says what it does."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=0.25, help="minutes of training")
+    parser.add_argument("--out", type=Path, default=Path("runs/tour"), help="run folder")
+    options = parser.parse_args()
+    out = options.out
+
+    # Train. The run folder keeps the whole state: the same lines go on with a run that was cut short.
+    name, dataset = find_data()
+    split = dataset.train
+    config = replace(VLAEConfig.preset("paper"), height=split.height, width=split.width)
+    training = TrainConfig(data=name, polyak=0.95, validation_images=200)
+    if not Trainer(config, training, dataset, out).run(minutes=options.minutes):
+        raise SystemExit(130)
+    model = VLAE.from_pretrained(out)
+
+    # Sample: image i depends on (seed, i) alone.
+    plots.image_grid(model.sample(64, seed=1), 8, out / "tour_samples.png")
+    plots.image_grid(model.sample(64, seed=1, temperature=0.7), 8, out / "tour_samples_cooler.png")
+
+    # Inpaint: 0 and 1 are kept, -1 is drawn.
+    images = dataset.test.fixed()[:: max(1, len(dataset.test) // 24)][:24]
+    given = images[:, 0].to(torch.int8)
+    given[:, split.height // 2 :] = -1
+    inpainted = model.sample(len(images), seed=1, given=given)
+    assert torch.equal(inpainted[:, :, : split.height // 2], images[:, :, : split.height // 2])
+    plots.pairs(images, inpainted, out / "tour_inpainted.png")
+
+    # Reconstruct: the code keeps what the window of the PixelCNN does not see.
+    plots.pairs(images, model.reconstruct(images, seed=1), out / "tour_reconstructed.png")
+
+    # Score, in nats an image.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        bound = model.elbo(images)
+    log_likelihood = model.log_likelihood(images, samples=64)
+    print(f"{dataset.name}: {len(images)} test images")
+    print(f"bound, one sample      {bound.elbo.mean():.2f} nats (KL {bound.kl.mean():.2f} nats)")
+    print(f"log-likelihood, 64     {log_likelihood.mean():.2f} nats")
+    for picture in sorted(out.glob("*.png")):
+        print(picture.resolve())
+
+
+if __name__ == "__main__":
+    main()
