@@ -97,6 +97,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """See the class."""
         h = self.dense2(F.elu(self.dense1(z))).unflatten(1, self.shape)
+        h = h.contiguous(memory_format=torch.channels_last)  # in which torch upsamples twice as fast
         maps: Tensor = self.output(F.elu(self.blocks(h)))
         return maps
 
