@@ -1,6 +1,5 @@
 """Which body runs, and the checks that every op makes first."""
 
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -64,10 +63,14 @@ def reference_chosen() -> bool:
     return _chosen() == "reference"
 
 
-@functools.cache
-def _letters(shape: str) -> tuple[tuple[str, int | None], ...]:
-    """Letter (or number) of every axis, and its size where that is a number."""
-    return tuple((letter, int(letter) if letter.isdigit() else None) for letter in shape.split())
+_parsed: dict[str, list[tuple[str, int | None]]] = {}
+
+
+def _letters(shape: str) -> list[tuple[str, int | None]]:
+    """Letter (or number) of every axis, and its size where that is a number; parsed once."""
+    if shape not in _parsed:
+        _parsed[shape] = [(letter, int(letter) if letter.isdigit() else None) for letter in shape.split()]
+    return _parsed[shape]
 
 
 class Arguments:
