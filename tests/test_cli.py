@@ -77,6 +77,24 @@ def test_evaluate_against(trained, images, tmp_path, capsys):
     assert result["against"]["kl_nats"] is None
 
 
+def test_ctrl_c_keeps_what_an_evaluation_has(images, tmp_path, monkeypatch, capsys):
+    saved = tmp_path / "m"
+    VLAE(VLAEConfig(height=8, width=10)).save_pretrained(saved)
+    command = ("evaluate", saved, "--samples", 2, "--data", images, "--json", tmp_path / "e.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(VLAE, "encode", raise_interrupt)  # the last step
+        assert main(*command) == 130
+    assert not (tmp_path / "e.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(VLAE, "sampled_bounds", raise_interrupt)  # not needed any more
+        assert main(*command) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["images"] == 6
+
+
+def raise_interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".npz"])
 def test_sample(trained, tmp_path, suffix):
     out = tmp_path / "new" / f"s{suffix}"

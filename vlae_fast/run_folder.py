@@ -52,7 +52,8 @@ class Progress:
             type(values[name]) is not type(default) or math.isnan(values[name]) for name, default in defaults.items()
         ):
             raise ValueError("a value of another type")
-        if not (0 <= values["step"] < 2**63 and 0 <= values["seconds"] < math.inf and 0 < values["kl_weight"] <= 1):
+        in_range = 0 <= values["step"] < 2**63 and 0 <= values["seconds"] < math.inf and 0 < values["kl_weight"] <= 1
+        if not in_range or math.isnan(values["best_nats"]):
             raise ValueError("a value out of its range")
         return cls(**values)
 
