@@ -38,7 +38,7 @@ build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_
 	touch $@
 
 fuzz: .venv/installed
-	$(BIN)/python tests/fuzz_data.py --files 2000
+	$(BIN)/python tests/fuzz_data.py --files 15000
 
 # Trainings killed at random instants end as one left alone does.
 kill: .venv/installed

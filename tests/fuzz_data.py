@@ -1,6 +1,6 @@
 """Mutated files of every format: the readers may raise DataError, and nothing else, in bounded memory.
 
-    python tests/fuzz_data.py --files 2000 --seed 0
+    python tests/fuzz_data.py --files 15000 --seed 0
 
 Exit status 1, and the file kept beside the message, where a reader raises something else.
 """
