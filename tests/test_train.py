@@ -232,6 +232,49 @@ def test_damaged_state(bars, tmp_path, case, capsys):
     assert sorted(out.iterdir()) == before
 
 
+def two_steps(bars, out):
+    trainer(bars, out, checkpoint_minutes=1e-9, validation_epochs=9).run(epochs=0.2)
+
+
+def killed_at(instant, bars, out, monkeypatch):
+    """Trains in a child that kills itself before its flush or renaming number `instant`; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        left = [instant]
+
+        def or_die(call):
+            def counted(*arguments):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments)
+
+            return counted
+
+        monkeypatch.setattr(os, "fsync", or_die(os.fsync))
+        monkeypatch.setattr(Path, "replace", or_die(Path.replace))
+        try:
+            two_steps(bars, out)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_every_flush_and_renaming(bars, tmp_path, monkeypatch):
+    """However little each life writes, the run goes on and ends as one left alone."""
+    alone, out = tmp_path / "alone", tmp_path / "killed"
+    two_steps(bars, alone)
+    instants = 0
+    while killed_at(instants, bars, out, monkeypatch):
+        instants += 1
+    assert instants > 9
+    assert {p.name for p in out.iterdir()} == {p.name for p in alone.iterdir()}
+    assert (out / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+    a, b = load_file(alone / "state.safetensors"), load_file(out / "state.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert len(metrics(out)) == 1
+
+
 def test_killed_between_the_two_renamings(bars, tmp_path, capsys):
     out = tmp_path / "run"
     trainer(bars, out).run(epochs=1)
