@@ -5,7 +5,7 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint bench isa sanitizers fuzz kill docs examples wheel clean
+.PHONY: demo test check lint bench isa aarch64 sanitizers fuzz kill docs examples wheel clean
 
 demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
 	$(BIN)/python examples/demo.py
@@ -13,7 +13,7 @@ demo: .venv/installed  ## two minutes of training, then samples.png and reconstr
 test: .venv/installed
 	$(BIN)/pytest -q -n auto
 
-check: lint isa sanitizers fuzz kill docs examples wheel  ## the long checks
+check: lint isa aarch64 sanitizers fuzz kill docs examples wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -25,6 +25,13 @@ lint: .venv/installed
 isa: .venv/installed
 	for isa in $$($(BIN)/python -c "from vlae_fast import native as n; print(*n.usable_isas()[1:])"); do \
 	  echo "$$isa"; VLAE_FAST_ISA=$$isa $(BIN)/pytest -q -n auto $(NATIVE_TESTS) || exit 1; done
+
+# The same sources compile for aarch64, where a cross compiler is at hand.
+AARCH64 := aarch64-linux-gnu-g++
+aarch64:
+	if command -v $(AARCH64); then for source in $(filter-out csrc/bindings.cpp,$(wildcard csrc/*.cpp)); do \
+	  $(AARCH64) -std=c++20 -O3 -Wall -Wextra -Werror -Wno-psabi -DVLAE_ISA=baseline -c $$source -o /dev/null || exit 1; \
+	  done; else echo "$(AARCH64) not found: skipped"; fi
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitizers: build/asan/done build/tsan/done
