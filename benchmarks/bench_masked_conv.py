@@ -45,16 +45,6 @@ def tensors(N: int, C: int) -> list[Tensor]:
     return [torch.randn(shape).requires_grad_() for shape in shapes]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(params=CONTENDERS)
 def convolution(request, benchmark) -> Convolution:
     benchmark.extra_info["contender"] = request.param

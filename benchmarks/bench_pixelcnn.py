@@ -49,16 +49,6 @@ def network(layers: int, blocks: int, C: int = 12, K: int = 4) -> PixelCNNParams
     return PixelCNNParams(*(torch.randn(shape) * 0.1 for shape in shapes))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(params=CONTENDERS)
 def score(request, benchmark) -> Score:
     benchmark.extra_info["contender"] = request.param

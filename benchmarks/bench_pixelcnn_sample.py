@@ -3,9 +3,7 @@
 `pytest benchmarks/bench_pixelcnn_sample.py --benchmark-group-by=group`; compare within a group, one run at a time.
 """
 
-import ctypes
 import functools
-import sys
 
 import pytest
 import torch
@@ -14,10 +12,6 @@ from contenders_pixelcnn import WavefrontSampler, sample_naive
 from vlae_fast import native, reference
 from vlae_fast.config import PixelCNNSpec
 from vlae_fast.reference import PixelCNNParams
-
-if sys.platform == "linux":  # keep freed memory: without this, torch's large temporaries are paid for in page faults
-    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        ctypes.CDLL(None).mallopt(option, 1 << 30)
 
 R1 = (5, PixelCNNSpec())
 R4 = (12, PixelCNNSpec(block_convs=2))
@@ -56,14 +50,6 @@ def contenders():
     for case in CASES:
         for contender in ("native", "torch_wavefront", *(["naive"] if case == "28x28-N1" else [])):
             yield pytest.param(case, contender, id=f"{case}-{contender}")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("case", "contender"), list(contenders()))

@@ -3,7 +3,7 @@
 `dense` is torch's own fused op, which knows no mask: a multiplication stands before it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -26,16 +26,6 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], Norm]] = {
     "compile": lambda live, mask: torch.compile(lambda v, g: masked(v, g, mask), dynamic=False),
     "dense": lambda live, mask: lambda v, g: torch._weight_norm(v * mask, g[:, None], 0),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=CONTENDERS)
