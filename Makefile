@@ -65,8 +65,7 @@ wheel: .venv/installed
 	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v; print(v.VLAE(v.VLAEConfig()).sample(2).shape)"
 
 bench: .venv/installed
-	OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 \
-	  $(BIN)/pytest -q benchmarks --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
 
 .venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

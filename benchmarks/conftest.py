@@ -1,14 +1,11 @@
 """What all benchmarks share: one thread, and memory that is kept when it is freed."""
 
-import ctypes
-import sys
-
 import pytest
 import torch
 
-if sys.platform == "linux":  # else torch's large temporaries are paid for in page faults, ours hardly
-    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        ctypes.CDLL(None).mallopt(option, 1 << 30)
+from vlae_fast.native import keep_freed_memory
+
+keep_freed_memory()  # else torch's large temporaries are paid for in page faults, ours hardly
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,7 @@ class Train:
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)
         print(f"{dataset.name}: {len(split)} training images of {split.height}x{split.width} pixels")
+        native.keep_freed_memory()
         trainer = Trainer(model, self.training, dataset, self.out)
         if trainer.progress.step:
             print(f"{self.out}: resumed at step {trainer.progress.step}")
