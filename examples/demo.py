@@ -33,8 +33,7 @@ def main():
     split = dataset.train
     print(f"{dataset.name}: {len(split)} training images of {split.height}x{split.width} pixels")
     config = replace(VLAEConfig.preset("paper"), height=split.height, width=split.width)
-    # Averages over fewer steps than the paper's 0.998: there are only some hundred.
-    trainer = Trainer(config, TrainConfig(data=name, polyak=0.98), dataset, options.out)
+    trainer = Trainer(config, TrainConfig(data=name), dataset, options.out)
     finished = trainer.run(minutes=options.minutes)
     if not finished:
         raise SystemExit(130)

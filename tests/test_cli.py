@@ -140,7 +140,10 @@ BAD = {
     "temperature": ("sample RUN --out OUT.png --temperature 0", "temperature: a positive number wanted"),
     "samples": ("evaluate RUN --samples 0", "samples: >= 1 wanted, got 0"),
     "subset": ("evaluate RUN --subset 0", "subset: >= 1 wanted, got 0"),
-    "other size": ("evaluate RUN --data digits --samples 2 --subset 2", "images: shape [N, 1, 8, 10] wanted"),
+    "other size": (
+        "evaluate RUN --data digits --samples 2 --subset 2",
+        "its images are of 8x10 pixels, those of digits",
+    ),
     "unknown command": ("fly", "fly"),
     "unknown flag": ("info --speed 3", "--speed"),
 }

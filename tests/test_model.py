@@ -310,3 +310,25 @@ def test_config_survives_json():
 def test_unknown_preset():
     with pytest.raises(ValueError, match="preset: one of paper, tiny wanted, got 'big'"):
         VLAEConfig.preset("big")
+
+
+def test_float64_model_under_the_reference_backend(tmp_path):
+    model = initialized("paper-like").double()
+    with use_backend("reference"):
+        x = model.sample(2)
+        assert x.dtype == torch.float64
+        assert model.reconstruct(x).shape == x.shape
+        assert torch.isfinite(model.log_likelihood(x, samples=3)).all()
+    model.save_pretrained(tmp_path / "m")
+    assert VLAE.from_pretrained(tmp_path / "m").sample(2).dtype == torch.float32
+
+
+@pytest.mark.parametrize("arguments", [{"n": -1}, {"n": 2, "first": -1}, {"n": 2, "seed": 1.5}, {"n": 2, "seed": -1}])
+def test_sample_refuses_what_is_no_whole_number(arguments):
+    with pytest.raises(ValueError, match=r"(n|first|seed): a whole number in 0"):
+        VLAE(TINY).sample(**arguments)
+
+
+def test_noise_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"noise: torch.float32 \[6, 8\] wanted, got torch.float32 \[2, 3\]"):
+        VLAE(TINY).elbo(images(TINY), noise=torch.zeros(2, 3))

@@ -341,3 +341,20 @@ def test_sampler_agrees_with_log_prob_on_real_sizes():
     p = torch.sigmoid(exact[:, 0])
     tie = (uniforms - p).abs() < TOLERANCE["tie"]
     assert ((x[:, 0] == (uniforms < p)) | tie).all()
+
+
+@pytest.mark.parametrize("op", ["pixelcnn_sample", "made_flow_inverse"])
+def test_samplers_compile_where_parameters_record_gradients(op):
+    arguments = mapped(CASES[op](), lambda t: t.clone().requires_grad_())
+    compiled = torch.compile(getattr(ops, op), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(**arguments), getattr(ops, op)(**arguments))
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE)
+def test_second_derivatives_are_refused(op):
+    arguments = mapped(CASES[op](), lambda t: t.clone().requires_grad_())
+    leaves = tensors_of(arguments)
+    value = sum(t.square().sum() for t in outputs(getattr(ops, op)(**arguments)))
+    first = torch.autograd.grad(value, leaves, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        sum(g.sum() for g in first).backward()

@@ -133,7 +133,7 @@ COMMANDS = {
     "against nothing": (EVALUATE + " --against HOME/none", "none: no such folder"),
     "against a file": (EVALUATE + " --against HOME/images.npy", "images.npy: no such folder"),
     "against an empty folder": (EVALUATE + " --against HOME/folder.png", "config.json: No such file"),
-    "against another size": (EVALUATE + " --against HOME/other", "images: shape [N, 1, 9, 9] wanted"),
+    "against another size": (EVALUATE + " --against HOME/other", "its images are of 9x9 pixels"),
     "json onto a folder": (EVALUATE + " --json HOME/folder.png", "folder.png: cannot be written (Is a directory)"),
     "json below a file": (EVALUATE + " --json HOME/images.npy/e.json", "e.json: cannot be written (File exists)"),
     "json where nothing may be": (EVALUATE + " --json /proc/none/e.json", "/proc/none/e.json: cannot be written"),

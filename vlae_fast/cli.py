@@ -108,6 +108,7 @@ class Evaluate:
         return 0
 
     def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset) -> Evaluation:
+        _check_size(folder, model, dataset)
         with tqdm(unit="image") as bar:
 
             def report(done: int, total: int) -> None:
@@ -183,7 +184,9 @@ class Reconstruct:
         if self.num < 1:
             raise ValueError(f"num: >= 1 wanted, got {self.num}")
         model = VLAE.from_pretrained(self.run)
-        images = _dataset(self.run, self.data, self.data_dir).test.fixed()
+        dataset = _dataset(self.run, self.data, self.data_dir)
+        _check_size(self.run, model, dataset)
+        images = dataset.test.fixed()
         chosen = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(images))[: self.num])
         plots.pairs(images[chosen], model.reconstruct(images[chosen], seed=self.seed), self.out)
         print(f"{self.out}: {len(chosen)} test images, each beside its reconstruction")
@@ -240,6 +243,14 @@ def _dataset(run: Path, data: str | None, data_dir: Path | None) -> Dataset:
             raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")
         data = from_dict(TrainConfig, content["training"], str(path)).data
     return load(data, data_dir)
+
+
+def _check_size(run: Path, model: VLAE, dataset: Dataset) -> None:
+    """Raises ValueError where a model is for images of another size."""
+    c, split = model.config, dataset.test
+    if (c.height, c.width) != (split.height, split.width):
+        sizes = f"of {c.height}x{c.width} pixels, those of {dataset.name} have {split.height}x{split.width}"
+        raise ValueError(f"{run}: its images are {sizes}")
 
 
 def main(argv: list[str] | None = None) -> int:

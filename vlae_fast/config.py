@@ -166,7 +166,7 @@ class TrainConfig:
     learning_rate: float = 0.002
     """Step size of Adamax."""
     polyak: float = 0.998
-    """Share of the averaged weights that each step keeps."""
+    """Share of the averaged weights that each step keeps; step t at most (1 + t) / (10 + t)."""
     free_bits: Literal["hard", "soft"] = "hard"
     """hard: the KL below the free nats costs nothing; soft: the weight of the KL is steered until it meets them."""
     free_bits_nats: float = 7.84

@@ -194,6 +194,9 @@ class VLAE(nn.Module):
         moments = self.encoder(images)
         if noise is None:
             noise = torch.randn_like(moments[0])
+        if noise.shape != moments[0].shape or noise.dtype != images.dtype:
+            wanted = f"{images.dtype} {list(moments[0].shape)}"
+            raise ValueError(f"noise: {wanted} wanted, got {noise.dtype} {list(noise.shape)}")
         return self._bound(images, moments, noise)
 
     def _bound(self, images: Tensor, moments: Sequence[Any], noise: Tensor) -> Bound:
@@ -246,7 +249,7 @@ class VLAE(nn.Module):
             part = images[i : i + group]
             mean, log_std, context = self.encoder(part)
             normals, _ = noise.normals_and_uniforms(seed, noise.POSTERIOR, first + i, len(part), samples * D)
-            normals = normals.view(len(part), samples, D).to(images.device)
+            normals = normals.view(len(part), samples, D).to(images)
             for start in range(0, samples, CHUNK):
                 eps = normals[:, start : start + CHUNK]
                 count = eps.shape[1]
@@ -275,6 +278,7 @@ class VLAE(nn.Module):
         Image i depends on (seed, first + i) alone. temperature divides the logits of the pixels; given [n, H, W] int8
         keeps pixels that are 0 or 1 in it and draws those that are -1.
         """
+        noise.check_whole("n", n)
         c = self.config
         D = c.latent_size if c.conditioning == "latent" else 0
         images = []
@@ -284,7 +288,7 @@ class VLAE(nn.Module):
             z = None if self.decoder is None else eps if self.prior_flow is None else self.prior_flow.inverse(eps)
             kept = None if given is None else given[start : start + count]
             images.append(self._draw(z, uniforms, temperature, kept))
-        return torch.cat(images) if images else torch.empty(0, 1, c.height, c.width, device=self._device())
+        return torch.cat(images) if images else self._like().new_empty(0, 1, c.height, c.width)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0) -> Tensor:
@@ -317,7 +321,7 @@ class VLAE(nn.Module):
         """Standard normals [n, normals] and uniforms [n, H, W] on the model's device."""
         H, W = self.config.height, self.config.width
         eps, uniforms = noise.normals_and_uniforms(seed, stream, first, n, normals, H * W)
-        return eps.to(self._device()), uniforms.view(n, H, W).to(self._device())
+        return eps.to(self._like()), uniforms.view(n, H, W).to(self._like())
 
     # --- the rest -----------------------------------------------------------------------------------------------
 
@@ -339,10 +343,10 @@ class VLAE(nn.Module):
                 self.pixelcnn.logits(images, context)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` and `model.safetensors`."""
+        """Writes `config.json` and `model.safetensors` (float32)."""
         folder = Path(folder)
         checkpoint.write_json(folder / "config.json", {"model": asdict(self.config)})
-        checkpoint.write_tensors(folder / "model.safetensors", self.state_dict())
+        checkpoint.write_tensors(folder / "model.safetensors", {k: v.float() for k, v in self.state_dict().items()})
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
@@ -364,8 +368,9 @@ class VLAE(nn.Module):
         model.load_state_dict(tensors)
         return model
 
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
+    def _like(self) -> Tensor:
+        """A tensor of the model's device and dtype."""
+        return next(self.parameters())
 
     def _encoder(self) -> Encoder:
         if self.encoder is None:
@@ -376,8 +381,8 @@ class VLAE(nn.Module):
         H, W = self.config.height, self.config.width
         if not isinstance(images, Tensor):
             raise TypeError(f"images: a tensor wanted, got {type(images).__name__}")
-        if images.dtype != next(self.parameters()).dtype:
-            raise TypeError(f"images: {next(self.parameters()).dtype} wanted, got {images.dtype}")
+        if images.dtype != self._like().dtype:
+            raise TypeError(f"images: {self._like().dtype} wanted, got {images.dtype}")
         if images.dim() != 4 or images.shape[1:] != (1, H, W):
             raise ValueError(f"images: shape [N, 1, {H}, {W}] wanted, got {list(images.shape)}")
         if (

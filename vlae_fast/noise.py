@@ -17,6 +17,7 @@ __all__ = [
     "RECONSTRUCTION",
     "SAMPLE",
     "TRAINING",
+    "check_whole",
     "normals_and_uniforms",
     "permutation",
 ]
@@ -25,9 +26,14 @@ SAMPLE, POSTERIOR, RECONSTRUCTION, BINARIZATION, TRAINING, ORDER = range(6)
 """Streams: independent sequences under one seed."""
 
 
+def check_whole(name: str, value: int) -> None:
+    """Raises ValueError that names the argument where it is no whole number in 0..2**64-1."""
+    if not (isinstance(value, int) and 0 <= value < 2**64):
+        raise ValueError(f"{name}: a whole number in 0..2**64-1 wanted, got {value!r}")
+
+
 def _generator(seed: int, stream: int) -> np.random.Philox:
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: {seed} wanted in 0..2**64-1")
+    check_whole("seed", seed)
     return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
 
 
@@ -42,8 +48,11 @@ def normals_and_uniforms(
 ) -> tuple[Tensor, Tensor]:
     """Noise of items first..first+n-1: standard normals [n, normals] and uniforms in [0, 1) [n, uniforms], float32.
 
-    The normals come by the inverse of the normal distribution function from 53 random bits.
+    The normals come by the inverse of the normal distribution function from 53 random bits. Raises ValueError where
+    seed, first or n is no whole number from 0 on.
     """
+    check_whole("first", first)
+    check_whole("n", n)
     words = _words(seed, stream, first, n, normals + uniforms)
     probability = ((words[:, :normals] >> np.uint64(11)) + 0.5) * 2.0**-53
     unit = (words[:, normals:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)

@@ -24,6 +24,8 @@ from vlae_fast.run_folder import Progress, Row, RunFolder
 __all__ = ["DivergedError", "Trainer"]
 
 Bar = Any  # tqdm carries no types
+LEAST_STEPS = 20
+"""Steps between two validations at least: on a small data set they would take longer than the training."""
 BAD_STEPS = 10
 """Steps in a row that the gradient guard skips before it ends the training."""
 
@@ -58,7 +60,6 @@ class Trainer:
         """Polyak average of the weights: what is validated and written to model.safetensors."""
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
         """Adamax."""
-        self._polyak = get_ema_multi_avg_fn(config.polyak)
         self._saved_step: int | None = None
         if resumed:
             self._load()
@@ -78,7 +79,7 @@ class Trainer:
         """
         last_step = None if epochs is None else round(epochs * self.steps_per_epoch)
         total_seconds = None if minutes is None else 60 * minutes
-        interval = max(1, round(self.config.validation_epochs * self.steps_per_epoch))
+        interval = max(LEAST_STEPS, round(self.config.validation_epochs * self.steps_per_epoch))
         rows: list[Bound] = []
         bad_steps = 0
         saved = time.monotonic()
@@ -107,7 +108,10 @@ class Trainer:
                     rows.append(bound)
                     self._show(bar, bound, seconds, total_seconds is not None)
                 if rows and (self.progress.step % interval == 0 or done()):
-                    self._validate(rows, bar)
+                    try:
+                        self._validate(rows, bar)
+                    except ValueError as error:  # an op met NaN or infinity
+                        raise DivergedError(f"validation failed ({error}); the last state is in {self.out}") from None
                     rows.clear()
                     self.save()
                     saved = time.monotonic()
@@ -139,7 +143,10 @@ class Trainer:
             return None
         self.optimizer.step()
         with torch.no_grad():
-            self._polyak(list(self.average.parameters()), list(self.model.parameters()), 0)
+            # Early on the average forgets faster, or the first weights would weigh in it for a thousand steps.
+            decay = min(self.config.polyak, (1 + self.progress.step) / (10 + self.progress.step))
+            blend = get_ema_multi_avg_fn(decay)
+            blend(list(self.average.parameters()), list(self.model.parameters()), 0)
         return Bound(*(t.detach() for t in bound))
 
     def _loss(self, bound: Bound) -> Tensor:

@@ -2,13 +2,21 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Arguments", "not_differentiable", "reference_chosen", "register", "use_backend"]
+__all__ = [
+    "Arguments",
+    "not_differentiable",
+    "recorded_unless_compiling",
+    "reference_chosen",
+    "register",
+    "use_backend",
+]
 
 T = TypeVar("T")
 
@@ -127,19 +135,30 @@ def register(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> None:
-    """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient."""
+    """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient (a gradient's own: none)."""
     name = f"vlae_fast::{schema[: schema.index('(')]}"
     torch.library.define(name, schema[schema.index("(") :])
     torch.library.impl(name, "cpu")(cpu)
     torch.library.register_fake(name)(fake)
-    if backward is not None:
-        torch.library.register_autograd(name, backward, setup_context=setup_context)
+    if backward is None:
+        backward = no_gradient(f"{name}: no second derivatives; use_backend('reference') has them")
+    torch.library.register_autograd(name, backward, setup_context=setup_context)
+
+
+def no_gradient(reason: str) -> Callable[..., Any]:
+    """A backward formula that says that there is none, and why."""
+
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise NotImplementedError(reason)
+
+    return backward
 
 
 def not_differentiable(op: str) -> Callable[..., Any]:
-    """A backward formula that says that there is none."""
+    """The backward formula of a sampler."""
+    return no_gradient(f"{op} is not differentiable: it draws samples; score them with the forward op")
 
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise NotImplementedError(f"{op} is not differentiable: it draws samples; score them with the forward op")
 
-    return backward
+def recorded_unless_compiling() -> AbstractContextManager[None]:
+    """Context of a sampler's call: torch.compile would trace the backward formula that says that there is none."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and not torch.compiler.is_compiling())

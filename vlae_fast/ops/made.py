@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import native, reference
-from vlae_fast.ops.backend import Arguments, not_differentiable, reference_chosen, register
+from vlae_fast.ops.backend import Arguments, not_differentiable, recorded_unless_compiling, reference_chosen, register
 from vlae_fast.reference import MADEFlowParams
 
 
@@ -44,7 +44,8 @@ def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tenso
     eps, params, hidden_context = _check("eps", eps, params, hidden_context)
     if reference_chosen():
         return reference.made_flow_inverse(eps, params, hidden_context)
-    z: Tensor = torch.ops.vlae_fast.made_flow_inverse(eps, list(params), hidden_context)
+    with recorded_unless_compiling():
+        z: Tensor = torch.ops.vlae_fast.made_flow_inverse(eps, list(params), hidden_context)
     return z
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlae_fast import native, reference
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.ops.backend import Arguments, not_differentiable, reference_chosen, register
+from vlae_fast.ops.backend import Arguments, not_differentiable, recorded_unless_compiling, reference_chosen, register
 from vlae_fast.reference import PixelCNNParams
 
 
@@ -92,7 +92,8 @@ def pixelcnn_sample(
     if reference_chosen():
         return reference.pixelcnn_sample(context, params, uniforms, spec, temperature=temperature, given=given)
     context, tensors, *wiring = _operands(uniforms[:, None], context, params, spec)
-    x: Tensor = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, float(temperature), given)
+    with recorded_unless_compiling():
+        x: Tensor = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, float(temperature), given)
     return x
 
 
