@@ -51,7 +51,7 @@ def usable_isas() -> list[str]:
 def keep_freed_memory() -> None:
     """Tells the C library (glibc) to keep freed memory for the next step instead of giving it back each time.
 
-    Worth a tenth of a training step's time; for processes of our own, not for a library to decide.
+    Worth a twentieth of a training step's time; for processes of our own, not for a library to decide.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
