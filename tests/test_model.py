@@ -329,6 +329,20 @@ def test_sample_refuses_what_is_no_whole_number(arguments):
         VLAE(TINY).sample(**arguments)
 
 
+@pytest.mark.parametrize("variant", ["paper-like", "factorized"])
+def test_sample_refuses_bad_temperature_and_given(variant):
+    model = VLAE(VARIANTS[variant])
+    with pytest.raises(ValueError, match=r"temperature: a positive number wanted, got 0"):
+        model.sample(2, temperature=0)
+    for given in (
+        torch.zeros(3, 28, 28, dtype=torch.int8),
+        torch.zeros(28, 28, dtype=torch.int8),
+        torch.zeros(2, 28, 28),
+    ):
+        with pytest.raises(ValueError, match=r"given: torch.int8 \[2, 28, 28\] wanted"):
+            model.sample(2, given=given)
+
+
 def test_noise_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"noise: torch.float32 \[6, 8\] wanted, got torch.float32 \[2, 3\]"):
         VLAE(TINY).elbo(images(TINY), noise=torch.zeros(2, 3))

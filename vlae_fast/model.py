@@ -280,6 +280,11 @@ class VLAE(nn.Module):
         """
         noise.check_whole("n", n)
         c = self.config
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
+        if given is not None and (given.dtype != torch.int8 or given.shape != (n, c.height, c.width)):
+            wanted = f"torch.int8 {[n, c.height, c.width]}"
+            raise ValueError(f"given: {wanted} wanted, got {given.dtype} {list(given.shape)}")
         D = c.latent_size if c.conditioning == "latent" else 0
         images = []
         for start in range(0, n, CHUNK):
