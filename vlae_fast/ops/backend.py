@@ -119,10 +119,10 @@ class Arguments:
 
     def _set_first(self, name: str, value: Tensor) -> None:
         """The first tensor tells the device, and under the reference backend the dtype."""
-        if not self.reference and value.device.type != "cpu":
+        if not self.reference and value.device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"{name}: no compiled body for the device {value.device} in this version; "
-                "move the tensors to the CPU, or use vlae_fast.use_backend('reference')"
+                f"{name}: no compiled body for the device {value.device}; "
+                "move the tensors to the CPU or a GPU, or use vlae_fast.use_backend('reference')"
             )
         floating = self.reference and value.dtype.is_floating_point
         self.first, self.device, self.dtype = name, value.device, value.dtype if floating else torch.float32
@@ -135,14 +135,28 @@ def register(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> None:
-    """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient (a gradient's own: none)."""
-    name = f"vlae_fast::{schema[: schema.index('(')]}"
+    """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient (a gradient's own: none).
+
+    The CUDA body is the function of the same name in `gpu.py`.
+    """
+    op = schema[: schema.index("(")]
+    name = f"vlae_fast::{op}"
     torch.library.define(name, schema[schema.index("(") :])
     torch.library.impl(name, "cpu")(cpu)
+    torch.library.impl(name, "cuda")(_cuda_body(op))
     torch.library.register_fake(name)(fake)
     if backward is None:
         backward = no_gradient(f"{name}: no second derivatives; use_backend('reference') has them")
     torch.library.register_autograd(name, backward, setup_context=setup_context)
+
+
+def _cuda_body(op: str) -> Callable[..., Any]:
+    def body(*arguments: Any) -> Any:
+        from vlae_fast import gpu  # when it is needed: Triton takes a while to import, and may be missing
+
+        return getattr(gpu, op)(*arguments)
+
+    return body
 
 
 def no_gradient(reason: str) -> Callable[..., Any]:
