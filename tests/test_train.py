@@ -82,6 +82,31 @@ def test_learns_and_writes_the_run_folder(bars, tmp_path, changes):
     assert model.sample(3).shape == (3, 1, 9, 8)
 
 
+def test_annealed_to_nothing_at_its_end(bars, tmp_path):
+    run = trainer(bars, tmp_path / "run", anneal_from=1.0, anneal_to=3.0)
+    rates = []
+    run.optimizer.register_step_post_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    assert run.run()
+    steps = run.steps_per_epoch
+    assert run.progress.step == len(rates) == 3 * steps
+    expected = [1.0] * steps + [1 - i / (2 * steps) for i in range(2 * steps)]
+    assert rates == pytest.approx([run.config.learning_rate * share for share in expected])
+    assert not rates[-1] == 0, "the last step moves"
+
+
+def test_learns_from_the_validation_images_too(bars, tmp_path):
+    run = trainer(bars, tmp_path / "run", train_on="train+validation", learning_rate=1e-9)
+    data = load(str(bars))
+    assert torch.equal(run.split.fixed()[: len(data.train)], data.train.fixed())
+    chance = run.split.probabilities(slice(len(data.train), None))
+    assert torch.equal(chance, data.valid.probabilities(slice(None)))
+    assert run.steps_per_epoch == -(-len(run.split) // 16) > -(-len(data.train) // 16)
+    run.progress.best_nats = 0.0  # no validation is better
+    run.run(epochs=1)
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(t, kept[name]) for name, t in run.average.state_dict().items()), "the last weights count"
+
+
 def test_decoder_alone_trains(bars, tmp_path):
     assert trainer(bars, tmp_path / "run", replace(TINY, conditioning="map")).run(epochs=2)
     assert metrics(tmp_path / "run")[-1]["valid_kl_nats"] == 0
@@ -99,10 +124,11 @@ def test_posterior_collapse_is_said_while_training(bars, tmp_path, capsys, monke
 
 def test_resumed_run_ends_bit_identical(bars, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    trainer(bars, whole).run(epochs=3)
+    anneal = {"anneal_from": 0.8, "anneal_to": 4.0}
+    trainer(bars, whole, **anneal).run(epochs=3)
     for epochs in (0.5, 1.3, 1.3, 3):  # the third has nothing to do
-        trainer(bars, parts).run(epochs=epochs)
-    a, b = trainer(bars, whole), trainer(bars, parts)
+        trainer(bars, parts, **anneal).run(epochs=epochs)
+    a, b = trainer(bars, whole, **anneal), trainer(bars, parts, **anneal)
     assert a.progress.step == b.progress.step == 30
     for (name, x), (_, y) in zip(sorted(a._tensors().items()), sorted(b._tensors().items()), strict=True):
         assert torch.equal(x, y), name

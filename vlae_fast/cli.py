@@ -59,9 +59,9 @@ class Train:
         dataset = load(self.training.data, self.data_dir)
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)
-        print(f"{dataset.name}: {len(split)} training images of {split.height}x{split.width} pixels")
         native.keep_freed_memory()
         trainer = Trainer(model, self.training, dataset, self.out)
+        print(f"{dataset.name}: {len(trainer.split)} training images of {split.height}x{split.width} pixels")
         if trainer.progress.step:
             print(f"{self.out}: resumed at step {trainer.progress.step}")
         finished = trainer.run(minutes=self.minutes, epochs=self.epochs)

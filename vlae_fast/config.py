@@ -161,10 +161,16 @@ class TrainConfig:
 
     data: str = "static-mnist"
     """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz or a folder of PNGs."""
+    train_on: Literal["train", "train+validation"] = "train"
+    """Images to learn from. With the validation images among them, the last weights count, not those best on these."""
     batch_size: int = 128
     """Images of a step."""
     learning_rate: float = 0.002
     """Step size of Adamax."""
+    anneal_from: float = 0.0
+    """Epoch from which the step size falls, in a straight line ..."""
+    anneal_to: float = 0.0
+    """... to nothing at this epoch, where the training ends; 0: it stays as it is."""
     polyak: float = 0.998
     """Share of the averaged weights that each step keeps; step t at most (1 + t) / (10 + t)."""
     free_bits: Literal["hard", "soft"] = "hard"
@@ -190,6 +196,9 @@ class TrainConfig:
             _check(self, name, getattr(self, name) > 0, "> 0")
         for name in ("batch_size", "validation_images"):
             _check(self, name, getattr(self, name) >= 1, ">= 1")
+        _check(self, "anneal_from", self.anneal_from >= 0, ">= 0")
+        wanted = f"0, or more than anneal_from = {self.anneal_from:g}"
+        _check(self, "anneal_to", self.anneal_from < self.anneal_to or self.anneal_to == self.anneal_from == 0, wanted)
         _check(self, "polyak", 0 <= self.polyak < 1, "in [0, 1)")
         _check(self, "free_bits_nats", self.free_bits_nats >= 0, ">= 0")
         _check(self, "seed", 0 <= self.seed < 2**63, "in 0..2**63-1")

@@ -42,6 +42,9 @@ class Trainer:
 
     def __init__(self, model: VLAEConfig, config: TrainConfig, dataset: Dataset, out: Path) -> None:
         self.config, self.dataset, self.out = config, dataset, out
+        both = config.train_on == "train+validation"
+        self.split = dataset.train.joined(dataset.valid) if both else dataset.train
+        """Images to learn from."""
         self.progress = Progress()
         """Steps done, and what else changes beside tensors."""
         torch.manual_seed(config.seed)
@@ -54,7 +57,7 @@ class Trainer:
         """What lies on the disk."""
         resumed = self.folder.has_state()
         if not resumed:
-            count = min(8 * config.batch_size, len(dataset.train))
+            count = min(8 * config.batch_size, len(self.split))
             self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
         self.average = copy.deepcopy(self.model)
         """Polyak average of the weights: what is validated and written to model.safetensors."""
@@ -68,16 +71,17 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Steps that show every training image once."""
-        return -(-len(self.dataset.train) // self.config.batch_size)
+        return -(-len(self.split) // self.config.batch_size)
 
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
-        """Trains until the run has `minutes` of training steps or `epochs` behind it, or a signal comes.
+        """Trains until the run has `minutes` of training steps or `epochs` behind it, is annealed, or a signal comes.
 
         Both count from the run's beginning, over all resumptions. Returns False if a signal ended it.
 
         Raises DivergedError, the last good state saved, where ten steps in a row fail.
         """
-        last_step = None if epochs is None else round(epochs * self.steps_per_epoch)
+        ends = [epoch for epoch in (epochs, self.config.anneal_to or None) if epoch is not None]
+        last_step = round(min(ends) * self.steps_per_epoch) if ends else None
         total_seconds = None if minutes is None else 60 * minutes
         interval = max(LEAST_STEPS, round(self.config.validation_epochs * self.steps_per_epoch))
         rows: list[Bound] = []
@@ -126,8 +130,8 @@ class Trainer:
     def _step(self) -> Bound | None:
         """Moves the weights by one batch; None if the guard skipped it."""
         epoch, position = divmod(self.progress.step, self.steps_per_epoch)
-        B, split = self.config.batch_size, self.dataset.train
-        order = noise.permutation(self.config.seed, epoch, len(split))
+        B = self.config.batch_size
+        order = noise.permutation(self.config.seed, epoch, len(self.split))
         indices = order[position * B : (position + 1) * B]
         normals, uniforms = self._noise(self.progress.step, len(indices))
         self.optimizer.zero_grad()
@@ -141,6 +145,8 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(gradients)
         if not (torch.isfinite(loss) and norm <= self.config.gradient_limit):  # NaN is not below the limit
             return None
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._annealed()
         self.optimizer.step()
         with torch.no_grad():
             # Early on the average forgets faster, or the first weights would weigh in it for a thousand steps.
@@ -148,6 +154,12 @@ class Trainer:
             blend = get_ema_multi_avg_fn(decay)
             blend(list(self.average.parameters()), list(self.model.parameters()), 0)
         return Bound(*(t.detach() for t in bound))
+
+    def _annealed(self) -> float:
+        """Share of the step size that this step has."""
+        start, end = self.config.anneal_from, self.config.anneal_to
+        epoch = self.progress.step / self.steps_per_epoch
+        return min(1.0, (end - epoch) / (end - start)) if end else 1.0
 
     def _loss(self, bound: Bound) -> Tensor:
         """Negative bound in nats with free bits: what the optimiser sees, never what is reported."""
@@ -165,7 +177,7 @@ class Trainer:
 
     def _noise(self, step: int, count: int) -> tuple[Tensor, Tensor | None]:
         """Normals [count, D] for z and, for data that are drawn, uniforms [count, 1, H, W] of a step."""
-        split, B, D = self.dataset.train, max(self.config.batch_size, count), self.model.config.latent_size
+        split, B, D = self.split, max(self.config.batch_size, count), self.model.config.latent_size
         pixels = split.height * split.width if split.dynamic else 0
         normals, uniforms = noise.normals_and_uniforms(
             self.config.seed, noise.TRAINING, step % 2**63, 1, B * D, B * pixels
@@ -174,7 +186,7 @@ class Trainer:
         return normals.view(B, D)[:count], shaped
 
     def _images(self, indices: Any, uniforms: Tensor | None) -> Tensor:
-        split = self.dataset.train
+        split = self.split
         return split.probabilities(indices) if uniforms is None else split.binary(indices, uniforms)
 
     # --- validation ---------------------------------------------------------------------------------------------
@@ -214,7 +226,7 @@ class Trainer:
             bar.write(f"WARNING: {row['warning']}")
         plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
         plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
-        if row["valid_negative_elbo_nats"] < self.progress.best_nats:
+        if row["valid_negative_elbo_nats"] < self.progress.best_nats or self.config.train_on == "train+validation":
             self.progress.best_nats = row["valid_negative_elbo_nats"]
             checkpoint.write_tensors(self.out / "model.safetensors", self.average.state_dict())
 

@@ -1,7 +1,7 @@
 """Images of a data set in memory, and how binary images are drawn from them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,10 @@ class Split:
                 _, uniforms = normals_and_uniforms(FIXED_DRAW_SEED, BINARIZATION, first + start, len(chunk), 0, pixels)
                 chunk.copy_(uniforms.view_as(chunk) < chunk)
         return images
+
+    def joined(self, other: "Split") -> "Split":
+        """These images and those of another split of the same data set."""
+        return replace(self, pixels=np.concatenate([self.pixels, other.pixels]))
 
 
 @dataclass(frozen=True)
