@@ -91,7 +91,7 @@ def test_annealed_to_nothing_at_its_end(bars, tmp_path):
     assert run.progress.step == len(rates) == 3 * steps
     expected = [1.0] * steps + [1 - i / (2 * steps) for i in range(2 * steps)]
     assert rates == pytest.approx([run.config.learning_rate * share for share in expected])
-    assert not rates[-1] == 0, "the last step moves"
+    assert rates[-1] != 0, "the last step moves"
 
 
 def test_learns_from_the_validation_images_too(bars, tmp_path):
