@@ -19,13 +19,13 @@ TOLERANCE = {
 }
 
 
-def assert_close(actual: Tensor, expected: Tensor, kind: str = "value") -> None:
-    """`actual` equals `expected` within TOLERANCE[kind] of the largest expected value; NaN never passes."""
+def assert_close(actual: Tensor, expected: Tensor, kind: str = "value", scale: float = 1e-3) -> None:
+    """`actual` equals `expected` within TOLERANCE[kind] of the largest expected value or `scale`; NaN never passes."""
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, {tuple(expected.shape)} wanted"
     if expected.numel() == 0:
         return
     error = (actual.double() - expected.double()).abs().max().item()
-    scale = max(expected.double().abs().max().item(), 1e-3)
+    scale = max(expected.double().abs().max().item(), scale)
     assert error <= TOLERANCE[kind] * scale, f"error {error:.3g} of {scale:.3g}, {TOLERANCE[kind]} wanted"
 
 

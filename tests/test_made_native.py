@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import assert_close, made_params
+from conftest import TOLERANCE, assert_close, made_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -32,19 +32,27 @@ def doubled(tensors) -> list[Tensor | None]:
     return [t if t is None or not t.is_floating_point() else t.double().requires_grad_() for t in tensors]
 
 
-class Kinks:
-    """Notes the samples that have a hidden unit so close to 0 that float32 may switch it on or off otherwise."""
+class Conditions:
+    """What bounds the accuracy of float32 in a pass of the reference: `visit` of `reference.made_flow_forward`.
+
+    Notes the samples that have a hidden unit so close to 0 that float32 may switch it on or off otherwise, and the
+    largest sum over a sample of what log_det is made of, which may cancel.
+    """
 
     def __init__(self, params: MADEFlowParams, context: Tensor | None) -> None:
-        self.bias1, self.bias2, self.context = params.bias1, params.bias2, context
-        self.samples = torch.tensor(False)
+        self.params, self.context = params, context
+        self.kinks = torch.tensor(False)
+        self.sum_of_scales = 0.0
 
     def __call__(self, name: str, t: int, h: Tensor) -> Tensor:
-        if name != "output":
-            units = h + (self.bias1 if name == "hidden1" else self.bias2)[t]
-            if name == "hidden1" and self.context is not None:
-                units = units + self.context[:, t]
-            self.samples = self.samples | (units.abs() < 1e-5).any(1)
+        if name == "output":
+            scales = (h + self.params.bias3[t])[:, self.params.weight1.shape[2] :]
+            self.sum_of_scales += scales.abs().sum(1).amax().item() if scales.numel() else 0.0
+            return h
+        units = h + (self.params.bias1 if name == "hidden1" else self.params.bias2)[t]
+        if name == "hidden1" and self.context is not None:
+            units = units + self.context[:, t]
+        self.kinks = self.kinks | (units.abs() < 1e-5).any(1)
         return h
 
 
@@ -52,14 +60,14 @@ def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> No
     z, context = arguments(N, params, with_context)
     z64, context64, *params64 = doubled((z, context, *params))
     params64 = MADEFlowParams(*params64)
-    kinks = Kinks(params64, context64)
-    eps64, log_det64 = reference.made_flow_forward(z64, params64, context64, kinks)
+    conditions = Conditions(params64, context64)
+    eps64, log_det64 = reference.made_flow_forward(z64, params64, context64, conditions)
 
     eps, log_det = native.made_flow_forward(z, list(params), context)
     assert_close(eps, eps64)
-    assert_close(log_det, log_det64)
+    assert_close(log_det, log_det64, scale=conditions.sum_of_scales)
 
-    smooth = ~kinks.samples
+    smooth = ~conditions.kinks
     deps, dlog_det = torch.randn_like(z) * smooth[..., None], torch.randn(N) * smooth
     dz, dcontext, *dparams = native.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
     wanted = [t for t in (z64, context64, *params64[:6]) if t is not None]
@@ -71,7 +79,12 @@ def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> No
         assert (actual[gradient == 0] == 0).all(), "a forbidden connection has a gradient"
 
     drawn = native.made_flow_inverse(eps, list(params), context)
-    assert_close(drawn, reference.made_flow_inverse(eps.double(), params64, context64))
+    expected = reference.made_flow_inverse(eps.double(), params64, context64)
+    # Drawn parameters may blow up a rounding of eps a hundred thousand times.
+    rounded = eps.double() * (1 + 2.0**-24 * torch.randn(eps.shape).sign().double())
+    moved = reference.made_flow_inverse(rounded, params64, context64) - expected
+    moved_most = moved.abs().max().item() if moved.numel() else 0.0
+    assert_close(drawn, expected, scale=4 * moved_most / TOLERANCE["value"])
 
 
 CASES = {  # N, D, M, T, degrees
