@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import assert_close
 
-from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, use_backend
+from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, checkpoint, use_backend
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.config import from_dict
 
@@ -245,6 +245,19 @@ def test_saved_and_loaded(variant, tmp_path):
     assert loaded.config == model.config
     assert torch.equal(loaded.sample(2, seed=1), model.sample(2, seed=1))
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_half_precision_weights_are_widened(tmp_path):
+    model = initialized("paper-like").half()
+    model.save_pretrained(tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    size = path.stat().st_size
+    checkpoint.write_tensors(path, model.state_dict())
+    assert path.stat().st_size < 0.6 * size
+    loaded = VLAE.from_pretrained(tmp_path / "m")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32 or not tensor.is_floating_point()
+        assert torch.equal(tensor, model.state_dict()[name].to(tensor.dtype))
 
 
 def spoil_config(change):

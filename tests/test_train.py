@@ -179,6 +179,24 @@ def test_a_signal_saves_the_state(bars, tmp_path, number):
     assert saved.progress.step > 0
 
 
+def test_two_trainings_in_one_folder_are_refused(bars, tmp_path):
+    out = tmp_path / "run"
+    first = start(bars, out)
+    try:
+        wait_for(out / "metrics.jsonl", first)
+        second = start(bars, out)
+        output, _ = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert "another training runs in this folder" in output
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    third = start(bars, out, "--epochs", "1")  # a killed process holds no lock
+    output, _ = third.communicate(timeout=60)
+    assert third.returncode == 0, output
+
+
 def test_guard_skips_bad_steps_then_ends_with_the_last_good_state(bars, tmp_path, monkeypatch):
     out = tmp_path / "run"
     t = trainer(bars, out)

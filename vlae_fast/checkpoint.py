@@ -119,8 +119,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file, which must hold exactly the names, shapes and dtypes of `wanted`.
 
-    `wanted` may be on the meta device; nothing is read before the header fits. Raises CheckpointError, also for NaN
-    or infinity, and for a checksum (files from elsewhere need none) that does not fit.
+    float16 is widened where float32 is wanted. `wanted` may be on the meta device; nothing is read before the header
+    fits. Raises CheckpointError, also for NaN or infinity, and for a checksum (files from elsewhere need none) that
+    does not fit.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -141,10 +142,11 @@ def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Te
         reason = error.strerror if isinstance(error, OSError) else None
         raise CheckpointError(f"{path}: {reason or error}") from None
     for name, tensor in tensors.items():
-        if tensor.dtype != wanted[name].dtype:
+        widened = torch.float32 if tensor.dtype == torch.float16 else tensor.dtype
+        if wanted[name].dtype not in (tensor.dtype, widened):
             raise CheckpointError(f"{path}: {name}: {wanted[name].dtype} wanted, got {tensor.dtype}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name}: NaN or infinity")
     if metadata.pop("sha256", None) not in (None, digest(tensors, metadata)):
         raise CheckpointError(f"{path}: damaged, its checksum does not fit")
-    return tensors, metadata
+    return {name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, metadata

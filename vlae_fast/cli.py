@@ -19,7 +19,7 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg, subcommand
 
-from vlae_fast import __version__, checkpoint, native, plots
+from vlae_fast import __version__, checkpoint, native, plots, pretrained
 from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
 from vlae_fast.data import Dataset, load
 from vlae_fast.data.download import download
@@ -74,7 +74,8 @@ class Evaluate:
     """Bound, KL and importance-sampled likelihood of a model on a test split, with standard errors."""
 
     run: Positional[Run]
-    """Run folder or folder of a saved model. Figures of single images are kept there: cut short, it goes on."""
+    """Run folder, folder of a saved model or name of shipped weights. Figures of single images are kept in a folder:
+    cut short, it goes on."""
     against: Annotated[Path | None, arg(metavar="RUN")] = None
     """Compare with this model on the same images and noise: NLL of each image here less that of the other."""
     samples: int = 4096
@@ -121,7 +122,7 @@ class Evaluate:
                 samples=self.samples,
                 subset=self.subset,
                 seed=self.seed,
-                folder=folder,
+                folder=folder if folder.is_dir() else None,  # shipped weights' folder is not ours to write to
                 report=report,
             )
 
@@ -131,7 +132,7 @@ class Sample:
     """Draw images from a model."""
 
     run: Positional[Run]
-    """Run folder or folder of a saved model."""
+    """Run folder, folder of a saved model or name of shipped weights."""
     out: Path
     """File to write: .png (a grid), .npy or .npz (uint8 [num, 1, H, W], 1 is ink)."""
     num: int = 64
@@ -168,7 +169,7 @@ class Reconstruct:
     """Compress test images to their codes and draw them anew: each image beside its reconstruction."""
 
     run: Positional[Run]
-    """Run folder or folder of a saved model."""
+    """Run folder, folder of a saved model or name of shipped weights."""
     out: Path
     """PNG file to write."""
     num: int = 48
@@ -198,13 +199,14 @@ class Info:
     """What runs here, and what a run folder holds."""
 
     run: Positional[Annotated[Path | None, arg(metavar="[RUN]")]] = None
-    """Run folder or folder of a saved model."""
+    """Run folder, folder of a saved model or name of shipped weights."""
 
     def __call__(self) -> int:
         print(f"vlae_fast        {__version__}")
         print(f"Python, torch    {platform.python_version()}, {torch.__version__}")
         usable = ", ".join(native.usable_isas())
         print(f"CPU bodies       {native.isa()} (of {usable}), {torch.get_num_threads()} threads")
+        print(f"shipped weights  {', '.join(pretrained.shipped())}")
         print(f"CUDA device      {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
         if self.run is None:
             return 0
@@ -237,7 +239,7 @@ class Data:
 def _dataset(run: Path, data: str | None, data_dir: Path | None) -> Dataset:
     """The named data set, or the one that a run was trained on."""
     if data is None:
-        path = run / "config.json"
+        path = pretrained.folder_of(run) / "config.json"
         content = checkpoint.read_json(path)
         if "training" not in content:
             raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")

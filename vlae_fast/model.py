@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
-from vlae_fast import checkpoint, noise
+from vlae_fast import checkpoint, noise, pretrained
 from vlae_fast.config import VLAEConfig, from_dict
 from vlae_fast.layers import Conv3x3, Linear, MADEFlow, PixelCNN, ResNetBlock, initialization
 
@@ -355,13 +355,11 @@ class VLAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
-        """A model from a folder that `save_pretrained` or a training wrote. No code in the files is executed.
+        """A model from shipped weights, or a folder that `save_pretrained` or a training wrote; no code is executed.
 
         Raises CheckpointError (a ValueError) that names the file at fault.
         """
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            raise checkpoint.CheckpointError(f"{folder}: no such folder, and no weights of that name are shipped")
+        folder = pretrained.folder_of(name_or_folder)
         content = checkpoint.read_json(folder / "config.json")
         if not isinstance(content, dict) or "model" not in content:
             raise checkpoint.CheckpointError(f"{folder / 'config.json'}: no object with a field 'model'")

@@ -1,11 +1,13 @@
 """The folder of a training: config, state, metrics. Whatever is killed or fails, one good state stays there."""
 
 import dataclasses
+import fcntl
 import json
 import math
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +81,21 @@ class RunFolder:
                 f"{path}: holds a run with another config ({_difference('config', theirs, mine)}); "
                 "choose another folder, or the same options to resume it"
             )
-        checkpoint.remove_stale(path)
-        self._new.unlink(missing_ok=True)
+        with self.locked():
+            checkpoint.remove_stale(path)
+            self._new.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps others from training in this folder. Raises CheckpointError where another one does."""
+        with (self.path / "config.json").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"{self.path}: another training runs in this folder") from None
+            except OSError:  # a file system without locks
+                pass
+            yield
 
     # --- state --------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,8 @@ class Trainer:
 
         Both count from the run's beginning, over all resumptions. Returns False if a signal ended it.
 
-        Raises DivergedError, the last good state saved, where ten steps in a row fail.
+        Raises DivergedError, the last good state saved, where ten steps in a row fail; CheckpointError where another
+        process trains in this folder.
         """
         ends = [epoch for epoch in (epochs, self.config.anneal_to or None) if epoch is not None]
         last_step = round(min(ends) * self.steps_per_epoch) if ends else None
@@ -94,7 +95,7 @@ class Trainer:
                 total_seconds is not None and p.seconds >= total_seconds
             )
 
-        with _stop_on_signal() as stopped, self._bar(last_step, total_seconds) as bar:
+        with self.folder.locked(), _stop_on_signal() as stopped, self._bar(last_step, total_seconds) as bar:
             while not (done() or stopped):
                 start = time.monotonic()
                 bound = self._step()
