@@ -100,11 +100,15 @@ def test_inpainting_and_temperature(variant):
     model = initialized(variant)
     given = torch.full((4, model.config.height, model.config.width), -1, dtype=torch.int8)
     given[:, :9] = (torch.rand(4, 9, model.config.width) < 0.5).to(torch.int8)
-    drawn = model.sample(4, seed=1, given=given)[:, 0]
-    assert (drawn[:, :9] == given[:, :9]).all()
+    drawn = model.sample(4, seed=1, given=given)
+    assert (drawn[:, 0, :9] == given[:, :9]).all()
+    if model.encoder is not None:
+        again = model.reconstruct(drawn, seed=1, given=given)
+        assert (again[:, 0, :9] == given[:, :9]).all()
+        assert not torch.equal(again, drawn)
     certain = model.sample(4, seed=1, temperature=1e-3)
     assert torch.equal(certain, model.sample(4, seed=1, temperature=1e-3))
-    assert not torch.equal(certain[:, 0], drawn)
+    assert not torch.equal(certain, drawn)
 
 
 @every_variant
@@ -354,6 +358,8 @@ def test_sample_refuses_bad_temperature_and_given(variant):
     ):
         with pytest.raises(ValueError, match=r"given: torch.int8 \[2, 28, 28\] wanted"):
             model.sample(2, given=given)
+        with pytest.raises(ValueError, match=r"given: torch.int8 \[2, 28, 28\] wanted"):
+            model.reconstruct(torch.zeros(2, 1, 28, 28), given=given)
 
 
 def test_noise_of_another_shape_is_refused():

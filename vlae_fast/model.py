@@ -184,8 +184,7 @@ class VLAE(nn.Module):
     def elbo(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
         """The variational bound of binary images [N, 1, H, W], one sample of z each.
 
-        noise [N, D] standard normal; drawn from torch's generator if None. Without a latent code the KL is 0 and the
-        bound is the exact log-likelihood.
+        noise [N, D] standard normal; drawn by torch if None. Without a code the KL is 0 and the bound exact.
         """
         images = self._checked(images)
         if self.encoder is None:
@@ -279,12 +278,10 @@ class VLAE(nn.Module):
         keeps pixels that are 0 or 1 in it and draws those that are -1.
         """
         noise.check_whole("n", n)
-        c = self.config
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
-        if given is not None and (given.dtype != torch.int8 or given.shape != (n, c.height, c.width)):
-            wanted = f"torch.int8 {[n, c.height, c.width]}"
-            raise ValueError(f"given: {wanted} wanted, got {given.dtype} {list(given.shape)}")
+        self._check_given(given, n)
+        c = self.config
         D = c.latent_size if c.conditioning == "latent" else 0
         images = []
         for start in range(0, n, CHUNK):
@@ -296,12 +293,13 @@ class VLAE(nn.Module):
         return torch.cat(images) if images else self._like().new_empty(0, 1, c.height, c.width)
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0) -> Tensor:
+    def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0, given: Tensor | None = None) -> Tensor:
         """Lossy decompressions [N, 1, H, W] (the paper's figure 1): z from q(z|x), then x' from p(x|z).
 
-        Image i depends on (seed, first + i) alone.
+        Image i depends on (seed, first + i) alone; `given` as in `sample`. Again and again with it, this inpaints.
         """
         images = self._checked(images)
+        self._check_given(given, len(images))
         parts = []
         for start in range(0, len(images), CHUNK):
             part = images[start : start + CHUNK]
@@ -310,8 +308,13 @@ class VLAE(nn.Module):
             z = mean + log_std.exp() * normals
             if self.posterior_flow is not None:
                 z, _ = self.posterior_flow(z, context)
-            parts.append(self._draw(z, uniforms, 1.0, None))
+            parts.append(self._draw(z, uniforms, 1.0, None if given is None else given[start : start + CHUNK]))
         return torch.cat(parts) if parts else images
+
+    def _check_given(self, given: Tensor | None, n: int) -> None:
+        wanted = (n, self.config.height, self.config.width)
+        if given is not None and (given.dtype != torch.int8 or given.shape != wanted):
+            raise ValueError(f"given: torch.int8 {list(wanted)} wanted, got {given.dtype} {list(given.shape)}")
 
     def _draw(self, z: Tensor | None, uniforms: Tensor, temperature: float, given: Tensor | None) -> Tensor:
         """Images from p(x|z)."""
