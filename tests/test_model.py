@@ -319,6 +319,19 @@ def test_hostile_model_folders_give_one_clear_line(case, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_trains_under_autocast():
+    model = initialized("paper-like")
+    x = model.sample(6)
+    expected = model.elbo(x, noise=torch.zeros(6, model.config.latent_size)).elbo
+    with torch.autocast("cpu", torch.bfloat16):
+        bound = model.elbo(x, noise=torch.zeros(6, model.config.latent_size))
+        loss = -bound.elbo.mean()
+    loss.backward()
+    assert bound.elbo.dtype == torch.float32
+    torch.testing.assert_close(bound.elbo, expected, rtol=0.02, atol=0.5)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_config_survives_json():
     for config in VARIANTS.values():
         assert from_dict(VLAEConfig, json.loads(json.dumps(asdict(config))), "here") == config

@@ -171,6 +171,19 @@ def test_other_layouts_give_the_same(op):
         assert torch.equal(a, e)
 
 
+@every_op
+def test_autocast_widens_half_precision(op):
+    arguments = mapped(CASES[op](), lambda t: t.bfloat16())
+    wide = mapped(arguments, lambda t: t.float())
+    with pytest.raises(TypeError, match="float32 wanted, got torch.bfloat16"):
+        getattr(ops, op)(**arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = getattr(ops, op)(**arguments)
+    for actual, expected in zip(outputs(found), outputs(getattr(ops, op)(**wide)), strict=True):
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("op", ["pixelcnn_sample", "made_flow_inverse"])
 def test_samplers_say_that_they_are_not_differentiable(op):
     result = getattr(ops, op)(**mapped(CASES[op](), lambda t: t.clone().requires_grad_()))

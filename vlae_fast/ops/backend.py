@@ -71,6 +71,7 @@ def reference_chosen() -> bool:
     return _chosen() == "reference"
 
 
+_HALF = (torch.float16, torch.bfloat16)
 _parsed: dict[str, list[tuple[str, int | None]]] = {}
 
 
@@ -94,10 +95,12 @@ class Arguments:
     def tensor(self, name: str, value: Tensor, shape: str, dtype: torch.dtype | None = None) -> Tensor:
         """`value`, contiguous, once it is known to have the `shape` (letters and numbers, separated by spaces).
 
-        Raises TypeError (no tensor, wrong dtype) or ValueError (wrong shape or device) that names the argument.
+        Under torch.autocast half-precision values are widened, as for torch's own ops that want float32. Raises TypeError (no tensor, wrong dtype) or ValueError (wrong shape or device) that names the argument.
         """
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
+        if value.dtype in _HALF and dtype is None and torch.is_autocast_enabled(value.device.type):
+            value = value.float()
         if self.first is None:
             self._set_first(name, value)
         if value.layout != torch.strided:
