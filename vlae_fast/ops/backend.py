@@ -95,7 +95,8 @@ class Arguments:
     def tensor(self, name: str, value: Tensor, shape: str, dtype: torch.dtype | None = None) -> Tensor:
         """`value`, contiguous, once it is known to have the `shape` (letters and numbers, separated by spaces).
 
-        Under torch.autocast half-precision values are widened, as for torch's own ops that want float32. Raises TypeError (no tensor, wrong dtype) or ValueError (wrong shape or device) that names the argument.
+        Under torch.autocast half-precision values are widened, as for torch's own ops that want float32.
+        Raises TypeError (no tensor, wrong dtype) or ValueError (wrong shape or device) that names the argument.
         """
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
