@@ -5,20 +5,20 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint bench isa aarch64 sanitizers fuzz kill docs examples wheel clean
+.PHONY: demo test check lint bench isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel clean
 
 demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
 	$(BIN)/python examples/demo.py
 
 test: .venv/installed
-	$(BIN)/pytest -q -n auto
+	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint isa aarch64 sanitizers fuzz kill docs examples wheel  ## the long checks
+check: lint isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu tests/*.h tests/*.cpp
 	$(BIN)/mypy
 
 # The native tests again on every other instruction set of this processor.
@@ -29,7 +29,7 @@ isa: .venv/installed
 # The same sources compile for aarch64, where a cross compiler is at hand.
 AARCH64 := aarch64-linux-gnu-g++
 aarch64:
-	if command -v $(AARCH64); then for source in $(filter-out csrc/bindings.cpp,$(wildcard csrc/*.cpp)); do \
+	if command -v $(AARCH64); then for source in $(filter-out csrc/bindings%.cpp,$(wildcard csrc/*.cpp)); do \
 	  $(AARCH64) -std=c++20 -O3 -Wall -Wextra -Werror -Wno-psabi -DVLAE_ISA=baseline -c $$source -o /dev/null || exit 1; \
 	  done; else echo "$(AARCH64) not found: skipped"; fi
 
@@ -41,8 +41,15 @@ sanitizers: build/asan/done build/tsan/done
 build/asan/done: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 build/tsan/done: FLAGS := -fsanitize=thread
 build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py)
-	VLAE_FAST_CXXFLAGS="$(FLAGS)" $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
+	VLAE_FAST_CXXFLAGS="$(FLAGS)" VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
 	touch $@
+
+# The CUDA sources as C++ (tests/cuda_sim.h): every barrier's absence is noticed; then under AddressSanitizer and
+# UndefinedBehaviorSanitizer, whose own stack checks cannot follow fibers.
+cuda-sim: .venv/installed
+	$(BIN)/pytest -q -n auto -m slow tests/test_made_cuda.py
+	CUDA_SIM_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0" \
+	  tests/sanitized . asan -m "not slow" tests/test_made_cuda.py
 
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz_data.py --files 15000

@@ -1,6 +1,7 @@
 """The compiled CPU bodies of the MADE flow against the float64 reference."""
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -56,20 +57,21 @@ class Conditions:
         return h
 
 
-def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> None:
+def check_against_reference(N, params: MADEFlowParams, with_context: bool, body: ModuleType = native) -> None:
+    """Values and gradients of the compiled bodies that a module holds."""
     z, context = arguments(N, params, with_context)
     z64, context64, *params64 = doubled((z, context, *params))
     params64 = MADEFlowParams(*params64)
     conditions = Conditions(params64, context64)
     eps64, log_det64 = reference.made_flow_forward(z64, params64, context64, conditions)
 
-    eps, log_det = native.made_flow_forward(z, list(params), context)
+    eps, log_det = body.made_flow_forward(z, list(params), context)
     assert_close(eps, eps64)
     assert_close(log_det, log_det64, scale=conditions.sum_of_scales)
 
     smooth = ~conditions.kinks
     deps, dlog_det = torch.randn_like(z) * smooth[..., None], torch.randn(N) * smooth
-    dz, dcontext, *dparams = native.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
+    dz, dcontext, *dparams = body.made_flow_forward_backward(deps, dlog_det, z, list(params), context)
     wanted = [t for t in (z64, context64, *params64[:6]) if t is not None]
     loss = (deps * eps64).sum() + (dlog_det * log_det64).sum()
     expected = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
@@ -78,7 +80,7 @@ def check_against_reference(N, params: MADEFlowParams, with_context: bool) -> No
         assert_close(actual, gradient, "gradient")
         assert (actual[gradient == 0] == 0).all(), "a forbidden connection has a gradient"
 
-    drawn = native.made_flow_inverse(eps, list(params), context)
+    drawn = body.made_flow_inverse(eps, list(params), context)
     expected = reference.made_flow_inverse(eps.double(), params64, context64)
     # Drawn parameters may blow up a rounding of eps a hundred thousand times.
     rounded = eps.double() * (1 + 2.0**-24 * torch.randn(eps.shape).sign().double())
