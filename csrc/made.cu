@@ -74,17 +74,18 @@ struct ForwardProduct {
   MaskedMatrix matrix;
   Index N;
   const float* x;
-  Index row_tiles;
 
   // Tiles of many terms come first.
-  __device__ Tile tile(Index block) const {
-    const Index column_tiles = (matrix.rows + tile_size - 1) / tile_size;
-    const Index column = (column_tiles - 1 - block / row_tiles) * tile_size;
-    const Index last = min(column + tile_size, static_cast<Index>(matrix.rows)) - 1;
-    return {0, block % row_tiles * tile_size, column, 0, matrix.prefix[last]};
+  __device__ Tile tile(Index block, int rows) const {
+    const Index column_tiles = divide_up(matrix.rows, tile_columns), row_tiles = divide_up(N, rows);
+    const Index column = (column_tiles - 1 - block / row_tiles) * tile_columns;
+    const Index last = min(column + tile_columns, static_cast<Index>(matrix.rows)) - 1;
+    return {0, block % row_tiles * rows, column, 0, matrix.prefix[last]};
   }
-  __device__ float a(const Tile&, Index i, Index p) const { return i < N ? x[i * matrix.columns + p] : 0.0f; }
-  __device__ float b(const Tile&, Index j, Index p) const { return matrix.at(j, p); }
+  __device__ const float* a(const Tile&, Index i, int p) const { return x + i * matrix.columns + p; }
+  __device__ int2 a_terms(const Tile&, Index i) const { return {0, i < N ? matrix.columns : 0}; }
+  __device__ const float* b(const Tile&, Index j, int p) const { return matrix.at(j, p); }
+  __device__ int2 b_terms(const Tile&, Index j) const { return {0, j < matrix.rows ? matrix.prefix[j] : 0}; }
 };
 
 struct HiddenProduct : ForwardProduct {
@@ -129,7 +130,7 @@ struct OutputProduct : ForwardProduct {
     if constexpr (with_scale)
       if (scale_sums) {
         for (int half = 4; half > 0; half /= 2) scale_sum += __shfl_xor_sync(~0u, scale_sum, half);
-        const Index part = j / (tile_size / 2);
+        const Index part = j / 32;
         if (i < N && threadIdx.x % 8 == 0) scale_sums[part * N + i] = scale_sum;
       }
   }
@@ -170,19 +171,19 @@ Layers layers_of(const MADEFlow& s, const MADEFlowParams& p, const Tables& table
           .layer3 = {p.weight3 + t * D * forms * M, D * forms, M, forms, tables.prefix3, tables.first3}};
 }
 
-Index scale_parts(const MADEFlow& s) { return s.scale ? 2 * divide_up(2 * s.D, tile_size) : 0; }
+Index scale_parts(const MADEFlow& s) { return s.scale ? 2 * divide_up(2 * s.D, tile_columns) : 0; }
 
 void run_step(const char* op, const MADEFlow& s, const MADEFlowParams& p, const Tables& tables, Index t, Index N,
               const float* hidden_context, const StepBuffers& b, Stream stream) {
   const auto [layer1, layer2, layer3] = layers_of(s, p, tables, t);
-  const Index row_tiles = divide_up(N, tile_size);
   const auto run = [&](const auto& product) {
-    multiply(op, product, row_tiles * divide_up(product.matrix.rows, tile_size), stream);
+    const Index column_tiles = divide_up(product.matrix.rows, tile_columns);
+    multiply(op, product, [&](int rows) { return divide_up(N, rows) * column_tiles; }, stream);
   };
   const float* context = hidden_context ? hidden_context + t * s.M : nullptr;
-  run(HiddenProduct{{layer1, N, b.y, row_tiles}, p.bias1 + t * s.M, context, s.T * s.M, b.hidden1});
-  run(HiddenProduct{{layer2, N, b.hidden1, row_tiles}, p.bias2 + t * s.M, nullptr, 0, b.hidden2});
-  const ForwardProduct outputs = {layer3, N, b.hidden2, row_tiles};
+  run(HiddenProduct{{layer1, N, b.y}, p.bias1 + t * s.M, context, s.T * s.M, b.hidden1});
+  run(HiddenProduct{{layer2, N, b.hidden1}, p.bias2 + t * s.M, nullptr, 0, b.hidden2});
+  const ForwardProduct outputs = {layer3, N, b.hidden2};
   const float* bias3 = p.bias3 + t * layer3.rows;
   if (s.scale)
     run(OutputProduct<true>{outputs, bias3, b.y, b.next, b.shrink, b.scale_sums});

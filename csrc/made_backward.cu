@@ -17,15 +17,17 @@ struct InputGradientProduct {
   float *dx, *copy;                       // copy may be null; its rows lie copy_row apart
   Index copy_row;
 
-  __device__ Tile tile(Index block) const {
-    const Index column_tiles = (matrix.columns + tile_size - 1) / tile_size;
-    const Index column = block % column_tiles * tile_size;
-    return {0, block / column_tiles * tile_size, column, matrix.first[column], matrix.rows};
+  __device__ Tile tile(Index block, int rows) const {
+    const Index column_tiles = divide_up(matrix.columns, tile_columns);
+    const Index column = block % column_tiles * tile_columns;
+    return {0, block / column_tiles * rows, column, matrix.first[column], matrix.rows};
   }
-  __device__ float a(const Tile&, Index i, Index p) const {
-    return i < N ? dy[i * matrix.rows + matrix.stored(p)] : 0.0f;
+  __device__ const float* a(const Tile&, Index i, int p) const { return dy + i * matrix.rows + matrix.stored(p); }
+  __device__ int2 a_terms(const Tile&, Index i) const { return {0, i < N ? matrix.rows : 0}; }
+  __device__ const float* b(const Tile&, Index j, int p) const { return matrix.at(p, j); }
+  __device__ int2 b_terms(const Tile&, Index j) const {
+    return j < matrix.columns ? int2{matrix.first[j], matrix.rows} : int2{0, 0};
   }
-  __device__ float b(const Tile&, Index j, Index p) const { return matrix.at(p, j); }
   __device__ void finish(const Tile&, Index i, Index j, const float (&sums)[4]) const {
     if (i >= N) return;
 #pragma unroll
@@ -50,21 +52,20 @@ struct WeightGradientProduct {
   float* dweight;
   bool add;  // to what is there
 
-  __device__ Tile tile(Index block) const {
-    const Index rows = matrix.rows, row_tiles = (rows + tile_size - 1) / tile_size,
-                column_tiles = (matrix.columns + tile_size - 1) / tile_size;
-    const Index row = block / column_tiles % row_tiles * tile_size, column = block % column_tiles * tile_size;
-    const bool live = column < matrix.prefix[min(row + tile_size, rows) - 1];
+  __device__ Tile tile(Index block, int rows) const {
+    const Index row_tiles = divide_up(matrix.rows, rows), column_tiles = divide_up(matrix.columns, tile_columns);
+    const Index row = block / column_tiles % row_tiles * rows, column = block % column_tiles * tile_columns;
+    const bool live = column < matrix.prefix[min(row + rows, static_cast<Index>(matrix.rows)) - 1];
     return {block / column_tiles / row_tiles, row, column, 0, live ? static_cast<int>(N) : 0};
   }
-  __device__ float a(const Tile& tile, Index i, Index p) const {
-    return i < matrix.rows ? dy[(tile.t * N + p) * matrix.rows + matrix.stored(i)] : 0.0f;
+  __device__ const float* a(const Tile& tile, Index i, int p) const {
+    return dy + (tile.t * N + p) * matrix.rows + matrix.stored(i);
   }
-  __device__ float b(const Tile& tile, Index j, Index p) const {
-    if (j >= matrix.columns) return 0.0f;
-    const float* const base = tile.t == 0 ? first_x : x + (tile.t - 1) * N * matrix.columns;
-    return base[p * matrix.columns + j];
+  __device__ int2 a_terms(const Tile& tile, Index i) const { return {0, i < matrix.rows ? tile.end : 0}; }
+  __device__ const float* b(const Tile& tile, Index j, int p) const {
+    return (tile.t == 0 ? first_x : x + (tile.t - 1) * N * matrix.columns) + p * matrix.columns + j;
   }
+  __device__ int2 b_terms(const Tile& tile, Index j) const { return {0, j < matrix.columns ? tile.end : 0}; }
   __device__ void finish(const Tile& tile, Index i, Index j, const float (&sums)[4]) const {
     if (i >= matrix.rows) return;
 #pragma unroll
@@ -174,7 +175,8 @@ void made_flow_backward(const MADEFlow& s, const MADEFlowParams& p, const float*
       float *dhidden1 = tape.dhidden1 + t * wide, *dhidden2 = tape.dhidden2 + t * wide;
       float *dout = tape.dout + t * N * R, *dy = t == 0 ? dz + first : tape.dresult;
       const auto run = [&](const InputGradientProduct& product) {
-        multiply(op, product, divide_up(N, tile_size) * divide_up(product.matrix.columns, tile_size), stream);
+        const Index column_tiles = divide_up(product.matrix.columns, tile_columns);
+        multiply(op, product, [&](int rows) { return divide_up(N, rows) * column_tiles; }, stream);
       };
       launch(op, transform_backward_kernel, divide_up(narrow, 256), 256, 0, stream, N, s.D, tape.y + t * narrow,
              s.scale ? tape.shrink + t * narrow : nullptr, s.scale ? dlog_det + begin : nullptr, dresult, dout,
@@ -189,7 +191,8 @@ void made_flow_backward(const MADEFlow& s, const MADEFlowParams& p, const float*
     const auto weight_gradient = [&](const MaskedMatrix& m, const float* dy, const float* first_x, const float* x,
                                      float* dweight) {
       const WeightGradientProduct product = {m, N, dy, first_x, x, dweight, begin > 0};
-      multiply(op, product, s.T * divide_up(m.rows, tile_size) * divide_up(m.columns, tile_size), stream);
+      const Index column_tiles = divide_up(m.columns, tile_columns);
+      multiply(op, product, [&](int rows) { return s.T * divide_up(m.rows, rows) * column_tiles; }, stream);
     };
     const auto bias_gradient = [&](Index columns, const float* dy, float* dbias) {
       launch(op, bias_gradient_kernel, s.T * divide_up(columns, sum_columns), sum_columns * sum_rows,

@@ -28,7 +28,7 @@ void launch(const char* op, void (*kernel)(Parameters...), Index blocks, int thr
   check(cudaLaunchKernelEx(&config, kernel, arguments...), op);
 }
 
-inline Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr Index round_up(Index a, Index b) { return (a + b - 1) / b * b; }
 
 // Hands out parts of the caller's scratch; without an address it only counts.
@@ -54,7 +54,7 @@ __device__ inline float relu(float x) { return x < 0.0f ? 0.0f : x; }  // keeps 
 
 // A panel is what the inverse draws in one go: whole degrees, at least one.
 constexpr int panel_units = 64;    // counted from the multiple of 4 at or below the first
-constexpr int panel_degrees = 32;  // so that at most 64 outputs are drawn in a panel
+constexpr int panel_degrees = 30;  // so that 64 outputs, counted so too, are all that a panel draws
 
 // Made on the device from the degrees; outputs are counted as said above, there are R = D or 2D.
 struct Tables {
@@ -79,10 +79,7 @@ struct MaskedMatrix {
 
   // Where a row stands in memory.
   __device__ Index stored(Index row) const { return forms == 1 ? row : row / 2 + row % 2 * (rows / 2); }
-  // 0 where the mask forbids, and outside.
-  __device__ float at(Index row, Index column) const {
-    return row < rows && column < prefix[row] ? weight[stored(row) * columns + column] : 0.0f;
-  }
+  __device__ const float* at(Index row, Index column) const { return weight + stored(row) * columns + column; }
 };
 struct Layers {
   MaskedMatrix layer1, layer2, layer3;
@@ -91,93 +88,139 @@ Layers layers_of(const MADEFlow&, const MADEFlowParams&, const Tables&, Index t)
 
 // --- The tiled product ---
 //
-// out[i][j] = sum over p of a(i, p) * b(j, p), 64 x 64 outputs a block, 8 x 4 a thread; the p in steps of 16, the next
-// 16 on their way while these are multiplied. A Product says which tiles and terms there are and what becomes of sums:
-//   Tile tile(Index block)                    first row and column of a tile, and its terms
-//   float a(Index i, Index p), b(Index j, Index p)      0 outside
+// out[i][j] = sum over p of a(i, p) * b(j, p), in tiles of 64 columns j and 64 rows i, or 16 rows where there are too
+// few tiles for the chip; 8 x 4 or 2 x 4 outputs a thread. The p in steps of 16, the next 16 on their way while these
+// are multiplied. An output's sum has the same order in both. A Product says what there is to multiply and what comes
+// of it:
+//   Tile tile(Index block, int rows)          first row and column of a tile of so many rows, and its terms
+//   const float* a(tile, i, p), b(tile, j, p) where an operand stands; read where it is live, and linear: steps of 8 in
+//                                             i or j, and of 2, 8 and 16 in p, are the same everywhere
+//   int2 a_terms(tile, i), b_terms(tile, j)   the p at which it is live, else it counts as 0
 //   a_along_terms, b_along_terms              do neighbours in memory differ in p (or in i, j)?
-//   void finish(const Tile&, Index i, Index j, const float (&sums)[4])      of (i, j..j + 3), maybe outside; called by
-//                                             all threads of a warp together, 8 lanes (lane % 8) to a row
-constexpr int tile_size = 64, tile_depth = 16, product_threads = 128;
+//   void finish(tile, i, j, sums of (i, j..j + 3))  maybe outside; called by all threads of a warp together, the 8
+//                                             threads of equal threadIdx.x / 8 being neighbours in j
+constexpr int tile_columns = 64, tile_depth = 16, product_threads = 128;
 
 struct Tile {
   Index t, row, column;
   int begin, end;
 };
 
+template <int rows>
 struct Stage {
-  float a[tile_depth][tile_size + 4], b[tile_depth][tile_size + 4];
+  float a[tile_depth][rows + 4], b[tile_depth][tile_columns + 4];
 };
-constexpr Index product_shared = 2 * sizeof(Stage);
 
-// Element r of those that this thread carries: i and p within a stage.
-template <bool along_terms>
-__device__ inline int2 carried(int r) {
-  const int thread = static_cast<int>(threadIdx.x);
-  if constexpr (along_terms)
-    return {thread / tile_depth + r * (product_threads / tile_depth), thread % tile_depth};
-  else
-    return {thread % tile_size, thread / tile_size + r * (product_threads / tile_size)};
-}
-constexpr int carried_count = tile_size * tile_depth / product_threads;
+// What one thread carries of an operand to shared memory: `count` elements of every stage.
+template <bool along_terms, int rows>
+class Carrier {
+ public:
+  static constexpr int count = rows * tile_depth / product_threads;
+  static constexpr int row_step = along_terms ? product_threads / tile_depth : 0;
+  static constexpr int term_step = along_terms ? 0 : product_threads / rows;
 
-template <class Product>
-__global__ void __launch_bounds__(product_threads) product_kernel(const Product product) {
-  Stage* const stages = reinterpret_cast<Stage*>(shared_memory);
-  const Tile tile = product.tile(blockIdx.x);
+  template <class At, class Terms>
+  __device__ Carrier(Index first_row, const Tile& tile, const At& at, const Terms& terms)
+      : row_(thread() % (along_terms ? product_threads : rows) / (along_terms ? tile_depth : 1)),
+        term_(along_terms ? thread() % tile_depth : thread() / rows),
+        at_(at(first_row + row_, tile.begin + term_)),
+        step_(at(first_row + row_ + row_step, tile.begin + term_ + term_step) - at_),
+        stage_step_(at(first_row + row_, tile.begin + term_ + tile_depth) - at_) {
+#pragma unroll
+    for (int r = 0; r < limits; ++r) {
+      const int2 live = terms(first_row + row_ + r * row_step);
+      begin_[r] = max(live.x, tile.begin);
+      end_[r] = min(live.y, tile.end);
+    }
+  }
+
+  // Begins to read the elements of the stage that starts with term p, and moves on.
+  __device__ void fetch(int p) {
+#pragma unroll
+    for (int r = 0; r < count; ++r) {
+      const int term = p + term_ + r * term_step, limit = along_terms ? r : 0;
+      next_[r] = term >= begin_[limit] && term < end_[limit] ? at_[r * step_] : 0.0f;
+    }
+    at_ += stage_step_;
+  }
+
+  template <int width>
+  __device__ void put(float (&stage)[tile_depth][width]) const {
+#pragma unroll
+    for (int r = 0; r < count; ++r) stage[term_ + r * term_step][row_ + r * row_step] = next_[r];
+  }
+
+ private:
+  static constexpr int limits = along_terms ? count : 1;
+  __device__ static int thread() { return static_cast<int>(threadIdx.x); }
+
+  int row_, term_;
+  const float* at_;
+  Index step_, stage_step_;
+  int begin_[limits], end_[limits];
+  float next_[count];
+};
+
+template <class Product, int thread_rows>
+__global__ void __launch_bounds__(product_threads, 4) product_kernel(const Product product) {
+  constexpr int rows = 8 * thread_rows, group = thread_rows < 4 ? thread_rows : 4;  // rows side by side in a thread
+  struct alignas(4 * group) Group {
+    float value[group];
+  };
+  Stage<rows>* const stages = reinterpret_cast<Stage<rows>*>(shared_memory);
+  const Tile tile = product.tile(blockIdx.x, rows);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = warp / 2 * 32 + lane / 8 * 4, column = warp % 2 * 32 + lane % 8 * 4;
+  const int row = warp / 2 * (rows / 2) + lane / 8 * group, column = warp % 2 * 32 + lane % 8 * 4;
 
-  float next_a[carried_count], next_b[carried_count];
-  const auto fetch = [&](int begin) {
-#pragma unroll
-    for (int r = 0; r < carried_count; ++r) {
-      const int2 a = carried<Product::a_along_terms>(r), b = carried<Product::b_along_terms>(r);
-      next_a[r] = begin + a.y < tile.end ? product.a(tile, tile.row + a.x, begin + a.y) : 0.0f;
-      next_b[r] = begin + b.y < tile.end ? product.b(tile, tile.column + b.x, begin + b.y) : 0.0f;
-    }
-  };
-  const auto put = [&](Stage& stage) {
-#pragma unroll
-    for (int r = 0; r < carried_count; ++r) {
-      const int2 a = carried<Product::a_along_terms>(r), b = carried<Product::b_along_terms>(r);
-      stage.a[a.y][a.x] = next_a[r];
-      stage.b[b.y][b.x] = next_b[r];
-    }
-  };
+  Carrier<Product::a_along_terms, rows> a(
+      tile.row, tile, [&](Index i, int p) { return product.a(tile, i, p); },
+      [&](Index i) { return product.a_terms(tile, i); });
+  Carrier<Product::b_along_terms, tile_columns> b(
+      tile.column, tile, [&](Index j, int p) { return product.b(tile, j, p); },
+      [&](Index j) { return product.b_terms(tile, j); });
+  const auto fetch = [&](int p) { a.fetch(p), b.fetch(p); };
+  const auto put = [&](Stage<rows>& stage) { a.put(stage.a), b.put(stage.b); };
 
-  float sums[8][4] = {};
+  float sums[thread_rows][4] = {};
   fetch(tile.begin);
   put(stages[0]);
   __syncthreads();
   int turn = 0;
   for (int begin = tile.begin; begin < tile.end; begin += tile_depth, turn ^= 1) {
-    const Stage& stage = stages[turn];
+    const Stage<rows>& stage = stages[turn];
     fetch(begin + tile_depth);
 #pragma unroll
     for (int p = 0; p < tile_depth; ++p) {
-      const float4 low = *reinterpret_cast<const float4*>(&stage.a[p][row]);
-      const float4 high = *reinterpret_cast<const float4*>(&stage.a[p][row + 16]);
-      const float4 b = *reinterpret_cast<const float4*>(&stage.b[p][column]);
-      const float a[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      const float4 right = *reinterpret_cast<const float4*>(&stage.b[p][column]);
 #pragma unroll
-      for (int r = 0; r < 8; ++r) {
-        sums[r][0] += a[r] * b.x;
-        sums[r][1] += a[r] * b.y;
-        sums[r][2] += a[r] * b.z;
-        sums[r][3] += a[r] * b.w;
+      for (int g = 0; g < thread_rows / group; ++g) {
+        const Group left = *reinterpret_cast<const Group*>(&stage.a[p][row + g * 16]);
+#pragma unroll
+        for (int r = 0; r < group; ++r) {
+          float (&sum)[4] = sums[g * group + r];
+          sum[0] += left.value[r] * right.x;
+          sum[1] += left.value[r] * right.y;
+          sum[2] += left.value[r] * right.z;
+          sum[3] += left.value[r] * right.w;
+        }
       }
     }
     put(stages[turn ^ 1]);
     __syncthreads();
   }
 #pragma unroll
-  for (int r = 0; r < 8; ++r) product.finish(tile, tile.row + row + r % 4 + r / 4 * 16, tile.column + column, sums[r]);
+  for (int r = 0; r < thread_rows; ++r)
+    product.finish(tile, tile.row + row + r % group + r / group * 16, tile.column + column, sums[r]);
 }
 
-template <class Product>
-void multiply(const char* op, const Product& product, Index tiles, Stream stream) {
-  launch(op, product_kernel<Product>, tiles, product_threads, product_shared, stream, product);
+// tiles(rows): how many there are, of so many rows each.
+template <class Product, class Tiles>
+void multiply(const char* op, const Product& product, const Tiles& tiles, Stream stream) {
+  const bool small = tiles(64) < 2 * device_attribute(cudaDevAttrMultiProcessorCount, op);
+  if (small)
+    launch(op, product_kernel<Product, 2>, tiles(16), product_threads, 2 * sizeof(Stage<16>), stream, product);
+  else
+    launch(op, product_kernel<Product, 8>, tiles(64), product_threads, 2 * sizeof(Stage<64>), stream, product);
 }
 
 // What one flow step makes of N samples, and where: rows of D or M floats.

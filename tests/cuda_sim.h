@@ -34,6 +34,9 @@ struct dim3 {
 struct int2 {
   int x, y;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -100,11 +103,17 @@ struct Context {
   bool started;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+};
+
 struct Fiber {
   Context context;
   void *stack, *tsan;
   State state;
-  unsigned barriers[2];  // passed so far: of the block, of the warp
+  unsigned barriers[2];      // passed so far: of the block, of the warp
+  std::vector<Copy> copies;  // begun and not waited for
 };
 
 // The block at work. Its members are reached from all fibers, unseen by ThreadSanitizer.
@@ -175,13 +184,29 @@ CUDA_SIM_UNSEEN inline void sync_warp(const char* file, int line) {
 }
 
 template <class T>
-CUDA_SIM_UNSEEN T shuffle_xor(T value, int mask) {
+CUDA_SIM_UNSEEN T shuffle(T value, int from) {
   const int warp = block.current / warp_size, lane = block.current % warp_size;
   block.exchanged[warp][lane] = static_cast<double>(value);
   wait_at(at_warp_barrier, block.warp_order[warp]);
-  const T other = static_cast<T>(block.exchanged[warp][lane ^ mask]);
+  const T other = static_cast<T>(block.exchanged[warp][from]);
   wait_at(at_warp_barrier, block.warp_order[warp]);
   return other;
+}
+
+__attribute__((noinline)) inline void copy16(const Copy& copy) {
+  *static_cast<float4*>(copy.to) = *static_cast<const float4*>(copy.from);
+}
+
+CUDA_SIM_UNSEEN inline void begin_copy(void* to, const void* from, std::size_t bytes) {
+  const auto address = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from);
+  if (bytes != 16 || address % 16) fail("only copies of 16 bytes, aligned, are known");
+  block.fibers[block.current].copies.push_back({to, from});
+}
+
+CUDA_SIM_UNSEEN inline void wait_for_copies() {
+  std::vector<Copy>& copies = block.fibers[block.current].copies;
+  for (const Copy& copy : copies) copy16(copy);
+  copies.clear();
 }
 
 CUDA_SIM_UNSEEN inline void fiber_main() {
@@ -273,8 +298,17 @@ CUDA_SIM_UNSEEN inline void run_block(int threads, Order& order) {
 #define __syncwarp() cuda_sim::sync_warp(__FILE__, __LINE__)
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
-  return cuda_sim::shuffle_xor(value, mask);
+  return cuda_sim::shuffle(value, static_cast<int>(threadIdx.x % cuda_sim::warp_size) ^ mask);
 }
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return cuda_sim::shuffle(value, lane);
+}
+inline void __pipeline_memcpy_async(void* to, const void* from, std::size_t bytes) {
+  cuda_sim::begin_copy(to, from, bytes);
+}
+inline void __pipeline_commit() {}
+inline void __pipeline_wait_prior(int) { cuda_sim::wait_for_copies(); }
 template <class T>
 T __ldg(const T* p) {
   return *p;
