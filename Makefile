@@ -44,10 +44,10 @@ build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_
 	VLAE_FAST_CXXFLAGS="$(FLAGS)" VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
 	touch $@
 
-# The CUDA sources as C++ (tests/cuda_sim.h): every barrier's absence is noticed; then under AddressSanitizer and
-# UndefinedBehaviorSanitizer, whose own stack checks cannot follow fibers.
+# The CUDA build with and without nvcc; its sources as C++ (tests/cuda_sim.h), every barrier missing once, then under
+# AddressSanitizer (whose stack checks cannot follow fibers) and UndefinedBehaviorSanitizer.
 cuda-sim: .venv/installed
-	$(BIN)/pytest -q -n auto -m slow tests/test_made_cuda.py
+	$(BIN)/pytest -q -n auto -m slow tests/test_made_cuda.py tests/test_cuda_build.py
 	CUDA_SIM_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0" \
 	  tests/sanitized . asan -m "not slow" tests/test_made_cuda.py
 

@@ -124,8 +124,8 @@ class Carrier {
       : row_(thread() % (along_terms ? product_threads : rows) / (along_terms ? tile_depth : 1)),
         term_(along_terms ? thread() % tile_depth : thread() / rows),
         at_(at(first_row + row_, tile.begin + term_)),
-        step_(at(first_row + row_ + row_step, tile.begin + term_ + term_step) - at_),
-        stage_step_(at(first_row + row_, tile.begin + term_ + tile_depth) - at_) {
+        step_(static_cast<int>(at(first_row + row_ + row_step, tile.begin + term_ + term_step) - at_)),
+        stage_step_(static_cast<int>(at(first_row + row_, tile.begin + term_ + tile_depth) - at_)) {
 #pragma unroll
     for (int r = 0; r < limits; ++r) {
       const int2 live = terms(first_row + row_ + r * row_step);
@@ -139,7 +139,7 @@ class Carrier {
 #pragma unroll
     for (int r = 0; r < count; ++r) {
       const int term = p + term_ + r * term_step, limit = along_terms ? r : 0;
-      next_[r] = term >= begin_[limit] && term < end_[limit] ? at_[r * step_] : 0.0f;
+      next_[r] = term >= begin_[limit] && term < end_[limit] ? at_[static_cast<Index>(r) * step_] : 0.0f;
     }
     at_ += stage_step_;
   }
@@ -156,7 +156,7 @@ class Carrier {
 
   int row_, term_;
   const float* at_;
-  Index step_, stage_step_;
+  int step_, stage_step_;
   int begin_[limits], end_[limits];
   float next_[count];
 };

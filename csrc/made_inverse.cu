@@ -10,10 +10,11 @@
 //   3. what the later outputs owe to the panel's units is a dense product again.
 // A degree of more units than a panel holds needs no step 2: its input is drawn, then come its units, 64 at a time.
 //
-// Two sizes of one kernel. Throughput: 32 samples and 8 warps a block, every weight read once for 32 samples. Latency,
-// while every block of 4 samples has a multiprocessor to itself: 32 warps share the dense products of 4 samples. Dense
-// products sum 16 classes of terms and add these in one order, so both give the same bits. Where activations do not
-// fit into shared memory, the latency kernel keeps them in global memory.
+// Two sizes of one kernel. Throughput: 32 samples (16 where these need too much shared memory) and 8 warps a block,
+// every weight read once for 32 samples. Latency, while every block of 4 samples has a multiprocessor to itself: 16
+// warps share the dense products of 4 samples. Dense products sum 8 classes of terms and add these in one order, so
+// both give the same bits. Where activations do not fit into shared memory, the latency kernel keeps them in global
+// memory.
 //
 // Floors (D = 64, M = 640, T = 4, mean only), on an H200 (67 TFLOP/s, 4.3 TB/s): 0.996 M live multiply-adds a sample,
 // 0.12 ms at N = 4096; weights, 7.9 MB, 2 us from HBM once, and 4 MB of them from L2 for every block. Dependent steps:
@@ -136,12 +137,14 @@ void made_flow_inverse(const MADEFlow& s, const MADEFlowParams& p, const float* 
   i.eps = eps, i.hidden_context = hidden_context;
   i.z = z, i.activations = b.activations;
   const bool few = divide_up(s.N, Latency::samples) <= device_attribute(cudaDevAttrMultiProcessorCount, op);
-  if (!fits<Latency>(i))
-    run<LatencyInGlobal>(i, stream);
-  else if (few || !fits<Throughput>(i))
+  if (!few && fits<Throughput>(i))
+    run<Throughput>(i, stream);
+  else if (!few && fits<SmallThroughput>(i))
+    run<SmallThroughput>(i, stream);
+  else if (fits<Latency>(i))
     run<Latency>(i, stream);
   else
-    run<Throughput>(i, stream);
+    run<LatencyInGlobal>(i, stream);
 }
 
 }  // namespace vlae::cuda

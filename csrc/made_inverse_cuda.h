@@ -8,19 +8,19 @@
 
 namespace vlae::cuda {
 
-constexpr int classes = 16;         // the terms p of a dense product with equal p % 16 are summed first
+constexpr int classes = 8;          // the terms p of a dense product with equal p % 8 are summed first
 constexpr int summed_together = 4;  // and then the classes c with equal c % 4
 constexpr int draw_samples = 4;     // of a warp, in a float4
-constexpr int ahead = 4;            // terms whose weights are on their way
-constexpr int draw_ahead = 4;       // and in a draw
+constexpr int draw_ahead = 4;       // terms that a draw has on their way
 constexpr int warp_units = 32;      // of the dense product
 constexpr int panel_outputs = 64;
 
-template <int groups_, int group_samples_, int class_warps_, bool in_shared_>
+template <int groups_, int group_samples_, int class_warps_, int ahead_, bool in_shared_>
 struct Config {
   static constexpr int groups = groups_;                // of samples: lanes of a warp that share the units
   static constexpr int group_samples = group_samples_;  // of a lane
   static constexpr int class_warps = class_warps_;      // warps that share the classes of a dense product
+  static constexpr int ahead = ahead_;                  // terms whose weights are on their way to a warp
   static constexpr bool in_shared = in_shared_;         // activations; else in global memory
   static constexpr int samples = groups * group_samples;
   static constexpr int row = samples + (samples > 4 ? 4 : 0);  // floats between rows: another bank for the next
@@ -36,9 +36,10 @@ struct Config {
   static constexpr int own3_at = own2_at + panel_units * panel_units;    // [panel_units][panel_outputs]
   static constexpr int activations_at = own3_at + panel_units * panel_outputs;
 };
-using Throughput = Config<4, 8, 4, true>;
-using Latency = Config<1, 4, 16, true>;
-using LatencyInGlobal = Config<1, 4, 16, false>;
+using Throughput = Config<4, 8, 4, 4, true>;
+using SmallThroughput = Config<2, 8, 4, 4, true>;
+using Latency = Config<1, 4, 8, 8, true>;
+using LatencyInGlobal = Config<1, 4, 4, 8, false>;
 
 struct Inverse {
   Index N;
@@ -64,12 +65,16 @@ __device__ inline float2 at2(const float* p) { return *reinterpret_cast<const fl
 // The weights of `count` neighbouring units, from an address that is a multiple of as many floats.
 template <int count>
 __device__ inline void load_weights(const float* from, bool live, float (&to)[count]) {
-  if constexpr (count == 4) {
-    const float4 v = live ? __ldg(reinterpret_cast<const float4*>(from)) : float4{0.0f, 0.0f, 0.0f, 0.0f};
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+  struct alignas(count * sizeof(float)) Weights {
+    float value[count];
+  };
+  if (live) {
+    const Weights weights = *reinterpret_cast<const Weights*>(from);
+#pragma unroll
+    for (int i = 0; i < count; ++i) to[i] = weights.value[i];
   } else {
-    static_assert(count == 1);
-    to[0] = live ? __ldg(from) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < count; ++i) to[i] = 0.0f;
   }
 }
 
@@ -218,34 +223,32 @@ class Block {
   template <class Start, class Finish>
   __device__ void dense(const float* weight, int stride, const float* x, int terms, const Start& start,
                         const Finish& finish) const {
-    constexpr int halves = panel_units / warp_units, finished = panel_units * C::samples;
+    constexpr int halves = panel_units / warp_units;
     const int warp = thread() / 32, lane = thread() % 32;
     const int slot = warp % halves * warp_units + lane / C::groups * C::groups;
     const int first_sample = lane % C::groups * C::group_samples, first_class = warp / halves;
 
-    float result[divide_up(finished, C::threads)];
-#pragma unroll
-    for (int k = 0; k < divide_up(finished, C::threads); ++k) {
-      const int i = thread() + k * C::threads;
-      result[k] = i < finished ? start(i / C::samples, i % C::samples) : 0.0f;
-    }
-
-    // Class after class in batches of `ahead` terms; p is the first of the batch that is fetched next.
-    constexpr int batch = classes * ahead;
+    // Class after class in batches of C::ahead terms; p is the first of the batch that is fetched next.
+    constexpr int batch = classes * C::ahead;
     const int padded = static_cast<int>(round_up(terms, batch));
-    float fetched[ahead][C::groups];
+    float fetched[C::ahead][C::groups];
     int p = first_class;
     const auto fetch = [&] {
 #pragma unroll
-      for (int i = 0; i < ahead; ++i)
+      for (int i = 0; i < C::ahead; ++i)
         load_weights(weight + static_cast<Index>(p + i * classes) * stride + slot, p + i * classes < terms, fetched[i]);
     };
     float total[C::groups][C::group_samples] = {}, sum[C::groups][C::group_samples] = {};
+    if (first_class == 0)
+#pragma unroll
+      for (int u = 0; u < C::groups; ++u)
+#pragma unroll
+        for (int n = 0; n < C::group_samples; ++n) total[u][n] = start(slot + u, first_sample + n);
     fetch();
     for (int turn = padded / batch * (classes / C::class_warps); turn > 0; --turn) {
-      float now[ahead][C::groups];
+      float now[C::ahead][C::groups];
 #pragma unroll
-      for (int i = 0; i < ahead; ++i)
+      for (int i = 0; i < C::ahead; ++i)
 #pragma unroll
         for (int u = 0; u < C::groups; ++u) now[i][u] = fetched[i][u];
       const int current = p;
@@ -254,7 +257,7 @@ class Block {
       if (class_ends) p += C::class_warps - padded;
       if (turn > 1) fetch();
 #pragma unroll
-      for (int i = 0; i < ahead; ++i) {
+      for (int i = 0; i < C::ahead; ++i) {
         const float* const values = x + min(current + i * classes, terms - 1) * C::row + first_sample;
 #pragma unroll
         for (int n = 0; n < C::group_samples; n += 4) {
@@ -286,10 +289,8 @@ class Block {
         at4(partial + (first_class * panel_units + slot + u) * C::row + first_sample + n) = {
             total[u][n], total[u][n + 1], total[u][n + 2], total[u][n + 3]};
     __syncthreads();
-#pragma unroll
-    for (int k = 0; k < divide_up(finished, C::threads); ++k) {
-      const int i = thread() + k * C::threads, unit = i / C::samples, n = i % C::samples;
-      if (i >= finished) break;
+    for (int i = thread(); i < panel_units * C::samples; i += C::threads) {
+      const int unit = i / C::samples, n = i % C::samples;
       float all = 0.0f;
 #pragma unroll
       for (int c = 0; c < summed_together; ++c) {
@@ -299,7 +300,7 @@ class Block {
           some += partial[(w * panel_units + unit) * C::row + n];
         all += some;
       }
-      finish(unit, n, result[k] + all);
+      finish(unit, n, all);
     }
     __syncthreads();
   }

@@ -341,6 +341,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const unsigned threads = config->blockDim.x, blocks = config->gridDim.x;
   const std::size_t bytes = config->dynamicSmemBytes;
   if (threads == 0 || threads > 1024 || blocks == 0 || bytes > cuda_sim::shared_limit) return cudaErrorInvalidValue;
+  if (std::getenv("CUDA_SIM_LOG")) std::fprintf(stderr, "launch %u %zu\n", threads, bytes);
   auto call = [&] { kernel(static_cast<Parameters>(arguments)...); };
   cuda_sim::block.body = [](void* p) { (*static_cast<decltype(call)*>(p))(); };
   cuda_sim::block.argument = &call;

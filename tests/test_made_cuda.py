@@ -157,7 +157,7 @@ def test_a_launch_that_fails_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -
 
 SITES = [
     f"{path.name}:{number}"
-    for path in sorted([*ROOT.glob("csrc/*.cu"), ROOT / "csrc/made_cuda.h"])
+    for path in sorted([*ROOT.glob("csrc/*.cu"), *ROOT.glob("csrc/*_cuda.h")])
     for number, line in enumerate(path.read_text().splitlines(), 1)
     if re.search(r"__sync(threads|warp)\(\)", line)
 ]
