@@ -28,7 +28,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 # VLAE_FAST_CXXFLAGS adds flags to every compilation and to the link: "-fsanitize=address,undefined", say.
 EXTRA = os.environ.get("VLAE_FAST_CXXFLAGS", "")
 CXXFLAGS = f"-std=c++20 -O3 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-psabi {EXTRA}"
-# VLAE_FAST_CUDA_ARCHITECTURES: those that `_cuda` has machine code for, and PTX of the last; without any it is not built.
+# VLAE_FAST_CUDA_ARCHITECTURES: those `_cuda` has machine code for, and PTX of the last; without any it is not built.
 ARCHITECTURES = os.environ.get("VLAE_FAST_CUDA_ARCHITECTURES", "80 90 100").split()
 NVCCFLAGS = "-std=c++20 -O3 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden"
 
@@ -94,7 +94,7 @@ def write_native(ninja: Writer, target: str) -> None:
 
 
 def write_cuda(ninja: Writer, target: str) -> None:
-    """Writes the rules that build `target`, the CUDA module; it carries its CUDA runtime and needs no driver to load."""
+    """Writes the rules that build `target`, the CUDA module; it carries the CUDA runtime and loads without a driver."""
     code = [f"-gencode arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     code.append(f"-gencode arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
     ninja.rule(

@@ -51,6 +51,12 @@ class Arena {
 extern __shared__ float4 shared_memory[];
 
 __device__ inline float relu(float x) { return x < 0.0f ? 0.0f : x; }  // keeps NaN
+__device__ inline float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
+__device__ inline float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+__device__ inline float4 relu(float4 a) { return {relu(a.x), relu(a.y), relu(a.z), relu(a.w)}; }
+__device__ inline float4& at4(float* p) { return *reinterpret_cast<float4*>(p); }
+__device__ inline float4 at4(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ inline float2 at2(const float* p) { return *reinterpret_cast<const float2*>(p); }
 
 // A panel is what the inverse draws in one go: whole degrees, at least one.
 constexpr int panel_units = 64;    // counted from the multiple of 4 at or below the first

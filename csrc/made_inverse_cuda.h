@@ -55,13 +55,6 @@ struct Inverse {
   __host__ __device__ Index activation_rows() const { return M + D + outputs(); }
 };
 
-__device__ inline float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
-__device__ inline float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
-__device__ inline float4 relu(float4 a) { return {cuda::relu(a.x), cuda::relu(a.y), cuda::relu(a.z), cuda::relu(a.w)}; }
-__device__ inline float4& at4(float* p) { return *reinterpret_cast<float4*>(p); }
-__device__ inline float4 at4(const float* p) { return *reinterpret_cast<const float4*>(p); }
-__device__ inline float2 at2(const float* p) { return *reinterpret_cast<const float2*>(p); }
-
 // The weights of `count` neighbouring units, from an address that is a multiple of as many floats.
 template <int count>
 __device__ inline void load_weights(const float* from, bool live, float (&to)[count]) {
@@ -166,7 +159,7 @@ class Block {
           [&](int slot, int n, float sum) {
             if (!live(slot)) return;
             if (crowded)
-              hidden1()[(first + slot) * C::row + n] = cuda::relu(sum);
+              hidden1()[(first + slot) * C::row + n] = relu(sum);
             else
               shared_[C::sum1_at + slot * C::row + n] = sum;
           });
@@ -179,7 +172,7 @@ class Block {
           [&](int slot, int) { return first + slot < units_end ? bias2[first + slot] : 0.0f; },
           [&](int slot, int n, float sum) {
             if (crowded)
-              shared_[C::hidden2_at + slot * C::row + n] = cuda::relu(sum);
+              shared_[C::hidden2_at + slot * C::row + n] = relu(sum);
             else
               shared_[C::sum2_at + slot * C::row + n] = sum;
           });

@@ -1,7 +1,7 @@
-"""What the CUDA kernels take of a multiprocessor: python tests/cuda_resources.py writes it to tests/cuda_resources.json.
+"""What the CUDA kernels take of a multiprocessor: `python tests/cuda_resources.py` writes tests/cuda_resources.json.
 
-Registers of a thread are what nvcc says, for every architecture that is built by default. Shared memory is what launches
-ask for at the paper's sizes (D = 64, M = 640) with a scale, from the simulation.
+Registers of a thread are what nvcc says, for every architecture that is built by default. Shared memory is the most
+that a launch asks for at the paper's sizes (D = 64, M = 640) with a scale, from the simulation.
 """
 
 import json
@@ -17,7 +17,7 @@ ARCHITECTURES = (80, 90, 100)
 
 
 def nvcc_version() -> str:
-    """"13.0", say."""
+    """ "13.0", say."""
     text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"release ([\d.]+)", text)
     assert found
@@ -25,7 +25,7 @@ def nvcc_version() -> str:
 
 
 def kernel_name(mangled: str) -> str:
-    """"product_kernel HiddenProduct 8": the name without namespaces, and the template arguments that matter."""
+    """ "product_kernel HiddenProduct 8": the name without namespaces, and the template arguments that matter."""
     name = re.findall(r"\d+([a-z_]+_kernel)", mangled)[-1]
     arguments = re.findall(r"\d+([A-Z]\w+?Product|Config)", mangled), re.findall(r"L[ib](\d+)E", mangled)
     return " ".join([name, *arguments[0], *arguments[1]])

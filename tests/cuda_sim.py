@@ -18,7 +18,10 @@ from ninja import BIN_DIR
 from ninja.ninja_syntax import Writer
 
 ROOT = Path(__file__).parents[1]
-CXXFLAGS = "-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-initializers"
+CXXFLAGS = (
+    "-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-strict-aliasing"
+    " -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-missing-field-initializers"
+)
 
 
 def build(folder: Path, target: str = "_cuda.so", flags: str = "") -> Path:
@@ -27,8 +30,14 @@ def build(folder: Path, target: str = "_cuda.so", flags: str = "") -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         write_ninja(folder / "build.ninja", flags)
-        subprocess.run([str(Path(BIN_DIR) / "ninja"), "--quiet", "-C", str(folder), target], check=True)
+        command = [str(Path(BIN_DIR) / "ninja"), "--quiet", "-C", str(folder), target]
+        subprocess.run(command, check=True, env=without_preloads())
     return folder / target
+
+
+def without_preloads() -> dict[str, str]:
+    """The environment of programs that must not get the sanitizer under which the tests run."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 
 def write_ninja(path: Path, flags: str) -> None:

@@ -29,6 +29,7 @@ def test_without_a_driver_it_loads_and_explains_itself_when_used() -> None:
 
 def test_without_the_extension_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vlae_fast._cuda", None)
+    monkeypatch.delattr("vlae_fast._cuda", raising=False)
     with pytest.raises(RuntimeError, match="no CUDA extension .* install vlae_fast with nvcc in PATH"):
         gpu.made_flow_inverse(torch.randn(2, 4), list(made_params(D=4, M=8, T=1)), None)
 

@@ -18,10 +18,11 @@ from vlae_fast import gpu, masks
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
 FLAGS = os.environ.get("CUDA_SIM_CXXFLAGS", "")
-# The inverse's three ways, by what the simulated chip has.
+# The inverse's ways, by what the simulated chip has.
 WAYS = {
     "latency": {},
     "throughput": {"CUDA_SIM_MULTIPROCESSORS": "0"},
+    "16 samples a block": {"CUDA_SIM_MULTIPROCESSORS": "0", "CUDA_SIM_SHARED_BYTES": "100000"},
     "activations in global memory": {"CUDA_SIM_SHARED_BYTES": "49152"},
 }
 
@@ -138,6 +139,10 @@ def test_degrees_out_of_order_or_range_do_no_harm(degrees: list[int]) -> None:
         (lambda z, p: (z.T.contiguous().T, p), "z: a contiguous"),
         (lambda z, p: (z, [*p[:6], p[6].int()]), r"params\[6\]: a contiguous torch.int64"),
         (lambda z, p: (z, [*p[:5], p[5][:, :7].contiguous(), p[6]]), "params: bias3 has 7 rows"),
+        (
+            lambda z, p: (z[:, :0], [p[0][..., :0], *p[1:5], p[5][:, :0], p[6]]),
+            "params: 12 hidden units without inputs",
+        ),
     ],
 )
 def test_wrong_arguments_are_clear_errors(change, message: str) -> None:
@@ -169,7 +174,7 @@ def races(case: str, environment: dict[str, str]) -> bool:
     program = cuda_sim.build(BUILD / "cuda-race", "made_race", "-fsanitize=thread")
     result = subprocess.run(
         [program, *RACES[case].split()],
-        env=os.environ | {"TSAN_OPTIONS": "halt_on_error=1"} | environment,
+        env=cuda_sim.without_preloads() | {"TSAN_OPTIONS": "halt_on_error=1"} | environment,
         capture_output=True,
         text=True,
     )

@@ -41,6 +41,8 @@ class _MADEFlow:
         R = params[5].shape[1]
         if R not in (D, 2 * D):
             raise ValueError(f"params: bias3 has {R} rows, {D} or {2 * D} wanted")
+        if M and not D:
+            raise ValueError(f"params: {M} hidden units without inputs; there are no degrees for them")
         shapes = ((T, M, D), (T, M), (T, M, M), (T, M), (T, R, M), (T, R))
         self.device = y.device
         addresses = (
