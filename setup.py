@@ -30,7 +30,7 @@ EXTRA = os.environ.get("VLAE_FAST_CXXFLAGS", "")
 CXXFLAGS = f"-std=c++20 -O3 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-psabi {EXTRA}"
 # VLAE_FAST_CUDA_ARCHITECTURES: those `_cuda` has machine code for, and PTX of the last; without any it is not built.
 ARCHITECTURES = os.environ.get("VLAE_FAST_CUDA_ARCHITECTURES", "80 90 100").split()
-NVCCFLAGS = "-std=c++20 -O3 -lineinfo -Xcompiler -fPIC,-fvisibility=hidden"
+NVCCFLAGS = "-std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
 
 
 class BuildWithNinja(build_ext):

@@ -13,7 +13,7 @@ constexpr int summed_together = 4;  // and then the classes c with equal c % 4
 constexpr int draw_samples = 4;     // of a warp, in a float4
 constexpr int draw_ahead = 4;       // terms that a draw has on their way
 constexpr int warp_units = 32;      // of the dense product
-constexpr int panel_outputs = 64;
+constexpr int panel_outputs = 64;   // that own3 has
 
 template <int groups_, int group_samples_, int class_warps_, int ahead_, bool in_shared_>
 struct Config {
@@ -30,10 +30,10 @@ struct Config {
   static constexpr int sum1_at = partial_at + class_warps * panel_units * row;  // [panel_units][row] and so on
   static constexpr int sum2_at = sum1_at + panel_units * row;
   static constexpr int hidden2_at = sum2_at + panel_units * row;
-  static constexpr int own1_at =
-      hidden2_at + panel_units * row;  // [panel_degrees][panel_units], the panel's own weights
-  static constexpr int own2_at = own1_at + panel_degrees * panel_units;  // [panel_units][panel_units]
-  static constexpr int own3_at = own2_at + panel_units * panel_units;    // [panel_units][panel_outputs]
+  // The panel's own weights: [panel_degrees][panel_units], [panel_units][panel_units], [panel_units][panel_outputs].
+  static constexpr int own1_at = hidden2_at + panel_units * row;
+  static constexpr int own2_at = own1_at + panel_degrees * panel_units;
+  static constexpr int own3_at = own2_at + panel_units * panel_units;
   static constexpr int activations_at = own3_at + panel_units * panel_outputs;
 };
 using Throughput = Config<4, 8, 4, 4, true>;
