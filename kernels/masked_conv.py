@@ -1,0 +1,124 @@
+"""Raster-causal 3x3 convolution fused with ELU, gain, bias and residual, and its gradients.
+
+A program takes BLOCK positions of the flattened batch (pixels of images that follow each other) and GROUP channels of
+the result: a multiplication takes the vector of one input channel at one tap and a scalar weight.
+"""
+
+import triton
+import triton.language as tl
+
+from vlae_fast.kernels.planes import elu, elu_slope, tap_shift, zeros
+
+
+@triton.jit
+def pixels(start, N, H, W, BLOCK: tl.constexpr):
+    """Image, pixel, row and column of each of BLOCK positions from `start` on (int64), and whether there is one."""
+    first = start // (H * W)
+    rest = (start - first * (H * W)).to(tl.int32) + tl.arange(0, BLOCK)
+    ahead = rest // (H * W)
+    pixel = rest - ahead * (H * W)
+    i = pixel // W
+    n = first + ahead
+    return n, pixel, i, pixel - i * W, n < N
+
+
+@triton.jit
+def at_tap(tap, i, j, inside, H, W, SIGN: tl.constexpr):
+    """Whether the position that a tap reads (SIGN = -1: the opposite one) lies inside of the image."""
+    row, column = i + SIGN * (tap // 3 - 1), j + SIGN * (tap % 3 - 1)
+    return inside & (row >= 0) & (row < H) & (column >= 0) & (column < W)
+
+
+@triton.jit(do_not_specialize=["N", "C", "K", "H", "W"])
+def masked_conv3x3_forward_kernel(
+    x, weight, bias, gain, residual, y, N, C, K, H, W, scale, TAPS: tl.constexpr, PRE_ELU: tl.constexpr,
+    HAS_GAIN: tl.constexpr, HAS_RESIDUAL: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """y = residual + scale * (gain * conv + bias)."""
+    n, pixel, i, j, inside = pixels(tl.program_id(0).to(tl.int64) * BLOCK, N, H, W, BLOCK)
+    group = tl.program_id(1) * GROUP
+    acc = zeros(BLOCK, GROUP)
+    for c in range(C):
+        for tap in tl.static_range(TAPS):
+            source = x + (n * C + c) * (H * W) + pixel + tap_shift(tap, W, 9)
+            value = tl.load(source, mask=at_tap(tap, i, j, inside, H, W, 1), other=0.0)
+            if PRE_ELU:
+                value = elu(value)
+            new = ()
+            for k in tl.static_range(GROUP):
+                to = group + k
+                new = new + (
+                    acc[k] + value * tl.load(weight + (to * C + c) * 9 + tap, mask=to < K, other=0.0),
+                )  # fmt: skip
+            acc = new
+    for k in tl.static_range(GROUP):
+        to = group + k
+        value = acc[k]
+        if HAS_GAIN:
+            value *= tl.load(gain + to, mask=to < K, other=0.0)
+        value = scale * (value + tl.load(bias + to, mask=to < K, other=0.0))
+        at = (n * K + to) * (H * W) + pixel
+        if HAS_RESIDUAL:
+            value += tl.load(residual + at, mask=inside & (to < K), other=0.0)
+        tl.store(y + at, value, mask=inside & (to < K))
+
+
+@triton.jit(do_not_specialize=["N", "C", "K", "H", "W"])
+def masked_conv3x3_backward_input_kernel(
+    dy, x, weight, gain, dx, N, C, K, H, W, scale, TAPS: tl.constexpr, PRE_ELU: tl.constexpr,
+    HAS_GAIN: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dx: the convolution transposed, through the slope of ELU."""
+    n, pixel, i, j, inside = pixels(tl.program_id(0).to(tl.int64) * BLOCK, N, H, W, BLOCK)
+    group = tl.program_id(1) * GROUP
+    acc = zeros(BLOCK, GROUP)
+    for k in range(K):
+        factor = scale
+        if HAS_GAIN:
+            factor *= tl.load(gain + k)
+        for tap in tl.static_range(TAPS):
+            source = dy + (n * K + k) * (H * W) + pixel - tap_shift(tap, W, 9)
+            value = factor * tl.load(source, mask=at_tap(tap, i, j, inside, H, W, -1), other=0.0)
+            new = ()
+            for c in tl.static_range(GROUP):
+                to = group + c
+                new = new + (
+                    acc[c] + value * tl.load(weight + (k * C + to) * 9 + tap, mask=to < C, other=0.0),
+                )  # fmt: skip
+            acc = new
+    for c in tl.static_range(GROUP):
+        to = group + c
+        at = (n * C + to) * (H * W) + pixel
+        value = acc[c]
+        if PRE_ELU:
+            value *= elu_slope(elu(tl.load(x + at, mask=inside & (to < C), other=0.0)))
+        tl.store(dx + at, value, mask=inside & (to < C))
+
+
+@triton.jit(do_not_specialize=["N", "C", "K", "H", "W"])
+def masked_conv3x3_backward_weight_kernel(
+    dy, x, sums, N, C, K, H, W, TAPS: tl.constexpr, PRE_ELU: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """sums [programs, C * TAPS + 1, K]: x at each tap * dy, and dy, over every so many blocks of positions."""
+    r = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    k = tl.program_id(2) * 16 + tl.arange(0, 16)
+    c, tap = r // TAPS, r % TAPS
+    rows = C * TAPS + 1
+    total = tl.cast(N, tl.int64) * (H * W)
+    acc = tl.zeros([TILE, 16], tl.float32)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    while start < total:
+        n, pixel, i, j, inside = pixels(start, N, H, W, BLOCK)
+        there = at_tap(tap[:, None], i[None, :], j[None, :], inside[None, :], H, W, 1)
+        source = x + (n[None, :] * C + c[:, None]) * (H * W) + pixel[None, :] + tap_shift(tap, W, 9)[:, None]
+        value = tl.load(source, mask=there & (c[:, None] < C), other=0.0)
+        if PRE_ELU:
+            value = elu(value)
+        value = tl.where(r[:, None] == C * TAPS, 1.0, value)
+        at = (n[:, None] * K + k[None, :]) * (H * W) + pixel[:, None]
+        g = tl.load(dy + at, mask=inside[:, None] & (k[None, :] < K), other=0.0)
+        acc = tl.dot(value, g, acc, input_precision=PRECISION)
+        start += tl.num_programs(0).to(tl.int64) * BLOCK
+    to = sums + (tl.program_id(0).to(tl.int64) * rows + r[:, None]) * K + k[None, :]
+    tl.store(to, acc, mask=(r[:, None] < rows) & (k[None, :] < K))

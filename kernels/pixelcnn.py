@@ -1,0 +1,209 @@
+"""The PixelCNN stack, forward: one kernel, a program takes an image (or several small ones) through all layers."""
+
+import triton
+import triton.language as tl
+
+from vlae_fast.kernels.planes import clear, convolve, elu, pack_weights, store_planes, zeros
+
+
+@triton.jit
+def positions(block, n0, N, H, W, G, BLOCK: tl.constexpr):
+    """Which image, row and column each position of a block is, and whether it is one."""
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    image = at // ((H + 1) * (W + 1))
+    rest = at - image * ((H + 1) * (W + 1))
+    i = rest // (W + 1)
+    j = rest - i * (W + 1)
+    inside = (image < G) & (n0 + image < N) & (i < H) & (j < W)
+    return tl.cast(n0, tl.int64) + image, i, j, inside
+
+
+@triton.jit
+def stage_inputs(
+    planes, plane, x, context, n0, N, H, W, G, blocks, visible_stride, K: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Lays the visible pixels and the context out in 1 + K planes."""
+    tl.debug_barrier()
+    for block in range(blocks):
+        n, i, j, inside = positions(block, n0, N, H, W, G, BLOCK)
+        pixel = i * W + j
+        to = planes + block * BLOCK + tl.arange(0, BLOCK)
+        visible = inside & (i % visible_stride == 0) & (j % visible_stride == 0)
+        tl.store(to, tl.load(x + n * (H * W) + pixel, mask=visible, other=0.0))
+        for k in range(K):
+            value = tl.load(context + (n * K + k) * (H * W) + pixel, mask=inside, other=0.0)
+            tl.store(to + (1 + k) * plane, value)
+    tl.debug_barrier()
+
+
+@triton.jit
+def affine(acc, gain, bias, C: tl.constexpr):
+    """gain * acc + bias, channel by channel."""
+    new = ()
+    for c in tl.static_range(C):
+        new = new + (acc[c] * tl.load(gain + c) + tl.load(bias + c),)
+    return new
+
+
+@triton.jit
+def add_bias(acc, bias, C: tl.constexpr):
+    """acc + bias, channel by channel."""
+    new = ()
+    for c in tl.static_range(C):
+        new = new + (acc[c] + tl.load(bias + c),)
+    return new
+
+
+@triton.jit
+def add_scaled(h, scale, f, C: tl.constexpr):
+    """h + scale * f, channel by channel."""
+    new = ()
+    for c in tl.static_range(C):
+        new = new + (h[c] + scale * f[c],)
+    return new
+
+
+@triton.jit
+def activated(values, C: tl.constexpr):
+    """ELU of every channel."""
+    new = ()
+    for c in tl.static_range(C):
+        new = new + (elu(values[c]),)
+    return new
+
+
+@triton.jit
+def pick(values: tl.constexpr, index):
+    """values[index] of numbers known when compiling."""
+    found = index * 0
+    for k in tl.static_range(len(values)):
+        found = tl.where(index == k, values[k], found)
+    return found
+
+
+@triton.jit
+def pack_forward(
+    packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C: tl.constexpr, K: tl.constexpr,
+    P: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Packs all weights: image, context, `shared` hidden ones, pointwise. Returns where each kind begins, and the end."""
+    EVEN: tl.constexpr = C + C % 2
+    context_at = packed + 4 * EVEN
+    hidden_at = context_at + 9 * K * EVEN
+    pointwise_at = hidden_at + shared * (5 * C * EVEN)
+    pack_weights(packed, image_weight, image_weight, 1, 0, 9, 9, 1, C, 4, False, BLOCK)
+    if K > 0:
+        pack_weights(context_at, context_weight, context_weight, 1, 0, 9 * K, 9, K, C, 9, False, BLOCK)
+    pack_weights(hidden_at, hidden_weight, hidden_weight, shared, 9 * C * C, 9 * C, 9, C, C, 5, False, BLOCK)
+    pack_weights(pointwise_at, pointwise_weight, pointwise_weight, 2 * P, C * C, C, 1, C, C, 1, False, BLOCK)
+    return context_at, hidden_at, pointwise_at, pointwise_at + 2 * P * C * EVEN
+
+
+@triton.jit
+def layer_of(
+    f, e, plane, row, inside, packed, C: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Convolution of elu(f), by way of the planes `e`."""
+    store_planes(e, plane, activated(f, C), inside, C)
+    return convolve(zeros(BLOCK, C + C % 2), e, plane, row, packed, C, C, TAPS, 1)
+
+
+@triton.jit
+def run_stack(
+    inputs, e, plane, row, inside, packed, context_at, hidden_at, pointwise_at, input_bias, hidden_gain, hidden_bias,
+    pointwise_bias, L, shared, residual_scale, set_stride, C: tl.constexpr, K: tl.constexpr, BLOCK_CONVS: tl.constexpr,
+    AFTER: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The residual stream behind the last layer, for one block of positions; all pointers point to the positions.
+
+    Layer l reads set l of the planes `e`, convolution i of 1x1 block p reads set L + 2 * p + i.
+    """
+    EVEN: tl.constexpr = C + C % 2
+    P: tl.constexpr = len(AFTER)
+    acc = convolve(zeros(BLOCK, EVEN), inputs, plane, row, packed, 1, C, 4, 1)
+    acc = convolve(acc, inputs + plane, plane, row, context_at, K, C, 9, 1)
+    h = add_bias(acc, input_bias, C)
+    for residual in range(L // BLOCK_CONVS):
+        f = h
+        for layer in range(residual * BLOCK_CONVS, (residual + 1) * BLOCK_CONVS):
+            weight = hidden_at + layer % shared * (5 * C * EVEN)
+            acc = layer_of(f, e + layer * set_stride, plane, row, inside, weight, C, 5, BLOCK)
+            f = affine(acc, hidden_gain + layer * C, hidden_bias + layer * C, C)
+        h = add_scaled(h, residual_scale, f, C)
+        for p in range(P):
+            for _ in range((pick(AFTER, p) == residual).to(tl.int32)):
+                f = h
+                for i in range(2 * p, 2 * p + 2):
+                    weight = pointwise_at + i * (C * EVEN)
+                    acc = layer_of(f, e + (L + i) * set_stride, plane, row, inside, weight, C, 1, BLOCK)
+                    f = add_bias(acc, pointwise_bias + i * C, C)
+                h = add_scaled(h, residual_scale, f, C)
+    return h
+
+
+@triton.jit
+def output_logits(e, output_weight, output_bias, BLOCK: tl.constexpr, C: tl.constexpr):
+    """Logits of a block from its last activations."""
+    logits = tl.zeros([BLOCK], tl.float32) + tl.load(output_bias)
+    for c in tl.static_range(C):
+        logits += tl.load(output_weight + c) * e[c]
+    return logits
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x))."""
+    return tl.maximum(x, 0.0) + tl.log(1 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sum_image(values, count):
+    """Sum of `count` values, always in the same order: it must not depend on where in a batch an image stands."""
+    total = tl.zeros([128], tl.float32)
+    for start in range(0, count, 128):
+        at = start + tl.arange(0, 128)
+        total += tl.load(values + at, mask=at < count, other=0.0)
+    return tl.sum(total)
+
+
+SIZES = ["N", "H", "W", "G", "L", "shared", "blocks", "plane", "set_stride", "visible_stride", "program_stride"]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pixelcnn_forward_kernel(
+    x, context, image_weight, context_weight, input_bias, hidden_weight, hidden_gain, hidden_bias, pointwise_weight,
+    pointwise_bias, output_weight, output_bias, result, scratch, N, H, W, G, L, shared, blocks, plane, set_stride,
+    visible_stride, program_stride, residual_scale, C: tl.constexpr, K: tl.constexpr, BLOCK_CONVS: tl.constexpr,
+    AFTER: tl.constexpr, LOG_PROB: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Logits [N, 1, H, W], or log-likelihoods [N] of x. Scratch of a program: weights, inputs, e."""
+    row = W + 1
+    front = row + 1
+    packed = scratch + tl.program_id(0).to(tl.int64) * program_stride
+    context_at, hidden_at, pointwise_at, inputs = pack_forward(
+        packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C, K, len(AFTER), BLOCK
+    )
+    terms = inputs + (1 + K) * plane + front
+    e = inputs + (2 + K) * plane + front
+    clear(inputs, (2 + K + C) * plane + (L + 2 * len(AFTER) - 1) * set_stride, BLOCK)
+    for n0 in range(tl.program_id(0) * G, N, tl.num_programs(0) * G):
+        stage_inputs(inputs + front, plane, x, context, n0, N, H, W, G, blocks, visible_stride, K, BLOCK)
+        for block in range(blocks):
+            n, i, j, inside = positions(block, n0, N, H, W, G, BLOCK)
+            pixel = n * (H * W) + i * W + j
+            at = block * BLOCK + tl.arange(0, BLOCK)
+            h = run_stack(
+                inputs + front + at, e + at, plane, row, inside, packed, context_at, hidden_at, pointwise_at,
+                input_bias, hidden_gain, hidden_bias, pointwise_bias, L, shared, residual_scale, set_stride, C, K,
+                BLOCK_CONVS, AFTER, BLOCK,
+            )  # fmt: skip
+            logits = output_logits(activated(h, C), output_weight, output_bias, BLOCK, C)
+            if LOG_PROB:
+                value = tl.load(x + pixel, mask=inside, other=0.0)
+                store_planes(terms + at, plane, (value * logits - softplus(logits),), inside, 1)
+            else:
+                tl.store(result + pixel, logits, mask=inside)
+        if LOG_PROB:
+            for g in range(tl.minimum(G, N - n0)):
+                total = sum_image(terms + g * (H + 1) * row, H * row)
+                tl.store(result + tl.cast(n0, tl.int64) + g, total)
