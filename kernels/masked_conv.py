@@ -7,7 +7,14 @@ the result: a multiplication takes the vector of one input channel at one tap an
 import triton
 import triton.language as tl
 
+from vlae_fast.kernels.ahead_of_time import Variant
 from vlae_fast.kernels.planes import elu, elu_slope, tap_shift, zeros
+from vlae_fast.kernels.table import PRECISION, choose
+
+GROUP = 12
+"""Channels of the result that a program computes."""
+TILE = 64
+"""Weights, and 16 outputs, whose gradient a program sums."""
 
 
 @triton.jit
@@ -32,7 +39,7 @@ def at_tap(tap, i, j, inside, H, W, SIGN: tl.constexpr):
 @triton.jit(do_not_specialize=["N", "C", "K", "H", "W"])
 def masked_conv3x3_forward_kernel(
     x, weight, bias, gain, residual, y, N, C, K, H, W, scale, TAPS: tl.constexpr, PRE_ELU: tl.constexpr,
-    HAS_GAIN: tl.constexpr, HAS_RESIDUAL: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """y = residual + scale * (gain * conv + bias)."""
     n, pixel, i, j, inside = pixels(tl.program_id(0).to(tl.int64) * BLOCK, N, H, W, BLOCK)
@@ -54,11 +61,11 @@ def masked_conv3x3_forward_kernel(
     for k in tl.static_range(GROUP):
         to = group + k
         value = acc[k]
-        if HAS_GAIN:
+        if gain is not None:
             value *= tl.load(gain + to, mask=to < K, other=0.0)
         value = scale * (value + tl.load(bias + to, mask=to < K, other=0.0))
         at = (n * K + to) * (H * W) + pixel
-        if HAS_RESIDUAL:
+        if residual is not None:
             value += tl.load(residual + at, mask=inside & (to < K), other=0.0)
         tl.store(y + at, value, mask=inside & (to < K))
 
@@ -66,7 +73,7 @@ def masked_conv3x3_forward_kernel(
 @triton.jit(do_not_specialize=["N", "C", "K", "H", "W"])
 def masked_conv3x3_backward_input_kernel(
     dy, x, weight, gain, dx, N, C, K, H, W, scale, TAPS: tl.constexpr, PRE_ELU: tl.constexpr,
-    HAS_GAIN: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """dx: the convolution transposed, through the slope of ELU."""
     n, pixel, i, j, inside = pixels(tl.program_id(0).to(tl.int64) * BLOCK, N, H, W, BLOCK)
@@ -74,7 +81,7 @@ def masked_conv3x3_backward_input_kernel(
     acc = zeros(BLOCK, GROUP)
     for k in range(K):
         factor = scale
-        if HAS_GAIN:
+        if gain is not None:
             factor *= tl.load(gain + k)
         for tap in tl.static_range(TAPS):
             source = dy + (n * K + k) * (H * W) + pixel - tap_shift(tap, W, 9)
@@ -122,3 +129,23 @@ def masked_conv3x3_backward_weight_kernel(
         start += tl.num_programs(0).to(tl.int64) * BLOCK
     to = sums + (tl.program_id(0).to(tl.int64) * rows + r[:, None]) * K + k[None, :]
     tl.store(to, acc, mask=(r[:, None] < rows) & (k[None, :] < K))
+
+
+def variants(architecture: int) -> list[Variant]:
+    """What a launch can ask for, with 12 channels: everything fused, and nothing."""
+    found = []
+    for mask, taps, fused in (("A", 4, False), ("B", 5, True)):
+        common = {"TAPS": taps, "PRE_ELU": fused}
+        launch, launch_weight = (choose(name, 12, architecture) for name in ("masked_conv3x3", "masked_conv3x3_weight"))
+        absent = {} if fused else {"gain": None}
+        output = common | absent | {"GROUP": GROUP, "BLOCK": launch.block}
+        weight = common | {"TILE": TILE, "BLOCK": launch_weight.block, "PRECISION": PRECISION}
+        forward = output if fused else output | {"residual": None}
+        found += [
+            Variant(f"masked_conv3x3 {mask}", masked_conv3x3_forward_kernel, forward, launch.num_warps),
+            Variant(f"masked_conv3x3 dx {mask}", masked_conv3x3_backward_input_kernel, output, launch.num_warps),
+            Variant(
+                f"masked_conv3x3 dweight {mask}", masked_conv3x3_backward_weight_kernel, weight, launch_weight.num_warps
+            ),
+        ]
+    return found

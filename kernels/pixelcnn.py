@@ -3,13 +3,15 @@
 import triton
 import triton.language as tl
 
+from vlae_fast.kernels.ahead_of_time import Variant
 from vlae_fast.kernels.planes import clear, convolve, elu, pack_weights, store_planes, zeros
+from vlae_fast.kernels.table import choose
 
 
 @triton.jit
-def positions(block, n0, N, H, W, G, BLOCK: tl.constexpr):
-    """Which image, row and column each position of a block is, and whether it is one."""
-    at = block * BLOCK + tl.arange(0, BLOCK)
+def positions(start, n0, N, H, W, G, BLOCK: tl.constexpr):
+    """Which image, row and column each of BLOCK positions from `start` on is, and whether it is one."""
+    at = start + tl.arange(0, BLOCK)
     image = at // ((H + 1) * (W + 1))
     rest = at - image * ((H + 1) * (W + 1))
     i = rest // (W + 1)
@@ -25,7 +27,7 @@ def stage_inputs(
     """Lays the visible pixels and the context out in 1 + K planes."""
     tl.debug_barrier()
     for block in range(blocks):
-        n, i, j, inside = positions(block, n0, N, H, W, G, BLOCK)
+        n, i, j, inside = positions(block * BLOCK, n0, N, H, W, G, BLOCK)
         pixel = i * W + j
         to = planes + block * BLOCK + tl.arange(0, BLOCK)
         visible = inside & (i % visible_stride == 0) & (j % visible_stride == 0)
@@ -86,7 +88,7 @@ def pack_forward(
     packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Packs all weights: image, context, `shared` hidden ones, pointwise. Returns where each kind begins, and the end."""
+    """Packs image, context, `shared` hidden and pointwise weights; returns where the latter three begin."""
     EVEN: tl.constexpr = C + C % 2
     context_at = packed + 4 * EVEN
     hidden_at = context_at + 9 * K * EVEN
@@ -96,7 +98,7 @@ def pack_forward(
         pack_weights(context_at, context_weight, context_weight, 1, 0, 9 * K, 9, K, C, 9, False, BLOCK)
     pack_weights(hidden_at, hidden_weight, hidden_weight, shared, 9 * C * C, 9 * C, 9, C, C, 5, False, BLOCK)
     pack_weights(pointwise_at, pointwise_weight, pointwise_weight, 2 * P, C * C, C, 1, C, C, 1, False, BLOCK)
-    return context_at, hidden_at, pointwise_at, pointwise_at + 2 * P * C * EVEN
+    return context_at, hidden_at, pointwise_at
 
 
 @triton.jit
@@ -166,44 +168,83 @@ def sum_image(values, count):
     return tl.sum(total)
 
 
-SIZES = ["N", "H", "W", "G", "L", "shared", "blocks", "plane", "set_stride", "visible_stride", "program_stride"]
+SIZES = [
+    "N",
+    "H",
+    "W",
+    "G",
+    "L",
+    "shared",
+    "blocks",
+    "plane",
+    "set_stride",
+    "visible_stride",
+    "program_stride",
+    "begin",
+]
 
 
 @triton.jit(do_not_specialize=SIZES)
 def pixelcnn_forward_kernel(
     x, context, image_weight, context_weight, input_bias, hidden_weight, hidden_gain, hidden_bias, pointwise_weight,
-    pointwise_bias, output_weight, output_bias, result, scratch, N, H, W, G, L, shared, blocks, plane, set_stride,
-    visible_stride, program_stride, residual_scale, C: tl.constexpr, K: tl.constexpr, BLOCK_CONVS: tl.constexpr,
-    AFTER: tl.constexpr, LOG_PROB: tl.constexpr, BLOCK: tl.constexpr,
+    pointwise_bias, output_weight, output_bias, result, scratch, begin, N, H, W, G, L, shared, blocks, plane,
+    set_stride, visible_stride, program_stride, residual_scale, C: tl.constexpr, K: tl.constexpr,
+    BLOCK_CONVS: tl.constexpr, AFTER: tl.constexpr, RESULT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Logits [N, 1, H, W], or log-likelihoods [N] of x. Scratch of a program: weights, inputs, e."""
+    """RESULT "logits" [N, 1, H, W], "log_prob" [N], or nothing but the activations in scratch memory, "keep".
+
+    Takes the images from `begin` on; those that keep, G a program. Scratch memory of a program, in planes: inputs
+    1 + K, terms of the likelihood 1, activations C for each convolution and for the output; behind them weights.
+    """
     row = W + 1
     front = row + 1
-    packed = scratch + tl.program_id(0).to(tl.int64) * program_stride
-    context_at, hidden_at, pointwise_at, inputs = pack_forward(
-        packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C, K, len(AFTER), BLOCK
-    )
+    KEEP: tl.constexpr = RESULT == "keep"
+    inputs = scratch + tl.program_id(0).to(tl.int64) * program_stride
     terms = inputs + (1 + K) * plane + front
     e = inputs + (2 + K) * plane + front
-    clear(inputs, (2 + K + C) * plane + (L + 2 * len(AFTER) - 1) * set_stride, BLOCK)
-    for n0 in range(tl.program_id(0) * G, N, tl.num_programs(0) * G):
+    e_last = e + (L + 2 * len(AFTER)) * set_stride
+    packed = e_last - front + C * plane
+    context_at, hidden_at, pointwise_at = pack_forward(
+        packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C, K, len(AFTER), BLOCK
+    )
+    clear(inputs, (2 + K + C) * plane + (L + 2 * len(AFTER)) * set_stride, BLOCK)
+    end = N
+    if KEEP:
+        end = tl.minimum(N, begin + tl.num_programs(0) * G)
+    for n0 in range(begin + tl.program_id(0) * G, end, tl.num_programs(0) * G):
         stage_inputs(inputs + front, plane, x, context, n0, N, H, W, G, blocks, visible_stride, K, BLOCK)
         for block in range(blocks):
-            n, i, j, inside = positions(block, n0, N, H, W, G, BLOCK)
-            pixel = n * (H * W) + i * W + j
+            n, i, j, inside = positions(block * BLOCK, n0, N, H, W, G, BLOCK)
             at = block * BLOCK + tl.arange(0, BLOCK)
             h = run_stack(
                 inputs + front + at, e + at, plane, row, inside, packed, context_at, hidden_at, pointwise_at,
                 input_bias, hidden_gain, hidden_bias, pointwise_bias, L, shared, residual_scale, set_stride, C, K,
                 BLOCK_CONVS, AFTER, BLOCK,
             )  # fmt: skip
-            logits = output_logits(activated(h, C), output_weight, output_bias, BLOCK, C)
-            if LOG_PROB:
-                value = tl.load(x + pixel, mask=inside, other=0.0)
-                store_planes(terms + at, plane, (value * logits - softplus(logits),), inside, 1)
+            a = activated(h, C)
+            if KEEP:
+                store_planes(e_last + at, plane, a, inside, C)
             else:
-                tl.store(result + pixel, logits, mask=inside)
-        if LOG_PROB:
+                logits = output_logits(a, output_weight, output_bias, BLOCK, C)
+                pixel = n * (H * W) + i * W + j
+                if RESULT == "log_prob":
+                    value = tl.load(x + pixel, mask=inside, other=0.0)
+                    store_planes(terms + at, plane, (value * logits - softplus(logits),), inside, 1)
+                else:
+                    tl.store(result + pixel, logits, mask=inside)
+        if RESULT == "log_prob":
             for g in range(tl.minimum(G, N - n0)):
-                total = sum_image(terms + g * (H + 1) * row, H * row)
-                tl.store(result + tl.cast(n0, tl.int64) + g, total)
+                tl.store(result + tl.cast(n0, tl.int64) + g, sum_image(terms + g * (H + 1) * row, H * row))
+
+
+R1 = {"C": 12, "K": 4, "BLOCK_CONVS": 1, "AFTER": (0, 1, 2, 3)}
+
+
+def variants(architecture: int) -> list[Variant]:
+    """What a launch can ask for, with the sizes of reading R1."""
+    found = []
+    for result in ("logits", "log_prob", "keep"):
+        launch = choose("pixelcnn_backward" if result == "keep" else "pixelcnn_forward", 12, architecture)
+        constants = R1 | {"RESULT": result, "BLOCK": launch.block}
+        found.append(Variant(f"pixelcnn {result}", pixelcnn_forward_kernel, constants, launch.num_warps))
+    return found

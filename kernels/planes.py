@@ -41,6 +41,15 @@ def store_planes(to, plane, values, inside, COUNT: tl.constexpr):
 
 
 @triton.jit
+def load_planes(source, plane, COUNT: tl.constexpr):
+    """Vectors from their planes."""
+    values = ()
+    for c in tl.static_range(COUNT):
+        values = values + (tl.load(source + c * plane),)
+    return values
+
+
+@triton.jit
 def tap_shift(tap, row, TAPS: tl.constexpr):
     """Distance to the position that a tap reads; rows of a plane are `row` positions long."""
     return (tap // 3 - 1) * row + tap % 3 - 1 if TAPS > 1 else tap * 0

@@ -3,31 +3,72 @@
 `vlae_fast.ops` registers the functions of this module under their names, with the same arguments as those of
 `native.py`. No function here synchronises with the host: values on a GPU are not checked. All memory comes from
 torch's caching allocator before a launch, and launches go to the current stream: CUDA graphs can capture them.
+Triton's interpreter (TRITON_INTERPRET=1) runs the same functions on CPU tensors.
 """
 
+import importlib
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vlae_fast import masks
+from vlae_fast.kernels.table import DEPTH, PRECISION, Config, choose
+
+__all__ = [
+    "masked_conv3x3",
+    "masked_conv3x3_backward",
+    "pixelcnn_log_prob",
+    "pixelcnn_log_prob_backward",
+    "pixelcnn_logits",
+    "pixelcnn_logits_backward",
+    "weight_norm",
+    "weight_norm_backward",
+]
 
 Params = list[Tensor]
 """The fields of PixelCNNParams or MADEFlowParams, in order."""
 
 
-def _kernels(name: str) -> Any:
-    """The module of Triton kernels of this name."""
-    import importlib
+def _kernels(stem: str, x: Tensor) -> Any:
+    """The module `vlae_fast.kernels.<stem>`, once it is known that its kernels can run on the device of x."""
+    if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        mend = "move the tensors to a GPU"
+        if torch.version.cuda is None:
+            mend += f" with a CUDA build of torch (this is {torch.__version__}; see pytorch.org)"
+        raise RuntimeError(f"vlae_fast: the CUDA kernels cannot run on the device {x.device}: {mend}")
+    try:
+        return importlib.import_module(f"vlae_fast.kernels.{stem}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise RuntimeError(
+            "vlae_fast: CUDA tensors need Triton, which is not installed: pip install 'vlae_fast[gpu]', "
+            "or use vlae_fast.use_backend('reference')"
+        ) from None
 
-    return importlib.import_module(f"vlae_fast.kernels.{name}")
+
+def _config(kernel: str, channels: int, x: Tensor) -> Config:
+    """Launch options on the device of x; of any architecture under the interpreter."""
+    if x.device.type != "cuda":
+        return choose(kernel, channels)
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return choose(kernel, channels, 10 * major + minor)
 
 
-def _programs(x: Tensor, per_multiprocessor: int) -> int:
-    """How many programs run at once on the device of x; two where there is only Triton's interpreter."""
-    if x.device.type == "cpu":
+def _resident(x: Tensor, config: Config) -> int:
+    """How many programs that take block after block are launched on the device of x: two under the interpreter."""
+    if x.device.type != "cuda":
         return 2
-    return per_multiprocessor * torch.cuda.get_device_properties(x.device).multi_processor_count
+    count: int = torch.cuda.get_device_properties(x.device).multi_processor_count
+    return config.programs * count
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+# --- masked_conv3x3 ---------------------------------------------------------------------------------------------
 
 
 def masked_conv3x3(
@@ -41,17 +82,19 @@ def masked_conv3x3(
     residual_scale: float,
 ) -> Tensor:
     """See `reference.masked_conv3x3`."""
+    kernels = _kernels("masked_conv", x)
     N, C, H, W = x.shape
     K = len(weight)
     y = x.new_empty(N, K, H, W)
     if y.numel():
-        grid = (-(-N * H * W // 512), -(-K // 12))
+        config = _config("masked_conv3x3", K, x)
+        grid = _cdiv(N * H * W, config.block), _cdiv(K, kernels.GROUP)
+        constants = {"TAPS": {"A": 4, "B": 5}[mask], "PRE_ELU": pre_elu}
         with torch.cuda.device_of(x):
-            _kernels("masked_conv").masked_conv3x3_forward_kernel[grid](
-                x, weight, bias, gain, residual, y, N, C, K, H, W, residual_scale, TAPS={"A": 4, "B": 5}[mask],
-                PRE_ELU=pre_elu, HAS_GAIN=gain is not None, HAS_RESIDUAL=residual is not None, GROUP=12, BLOCK=512,
-                num_warps=4,
-            )
+            kernels.masked_conv3x3_forward_kernel[grid](
+                x, weight, bias, gain, residual, y, N, C, K, H, W, residual_scale, **constants,
+                GROUP=kernels.GROUP, BLOCK=config.block, num_warps=config.num_warps,
+            )  # fmt: skip
     return y
 
 
@@ -59,124 +102,187 @@ def masked_conv3x3_backward(
     dy: Tensor, x: Tensor, weight: Tensor, gain: Tensor | None, mask: str, pre_elu: bool, residual_scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients (dx, dweight, dbias, dgain) of `masked_conv3x3`; dgain is empty without gain."""
+    kernels = _kernels("masked_conv", x)
     N, C, H, W = x.shape
     K = len(weight)
-    TAPS = {"A": 4, "B": 5}[mask]
+    sizes = N, C, K, H, W
+    taps = {"A": 4, "B": 5}[mask]
     dx = torch.empty_like(x)
-    positions = N * H * W
-    if dy.numel() == 0 or x.numel() == 0:
-        sums = x.new_zeros(1, C * TAPS + 1, K)
-    kernels = _kernels("masked_conv")
+    constants = {"TAPS": taps, "PRE_ELU": pre_elu}
     with torch.cuda.device_of(x):
-        if positions:
-            kernels.masked_conv3x3_backward_input_kernel[(-(-positions // 512), -(-C // 12))](
-                dy, x, weight, gain, dx, N, C, K, H, W, residual_scale, TAPS=TAPS, PRE_ELU=pre_elu,
-                HAS_GAIN=gain is not None, GROUP=12, BLOCK=512, num_warps=4)
-            TILE, BLOCK = 64, 32
-            sums = x.new_empty(min(_programs(x, 4), -(-positions // BLOCK)), C * TAPS + 1, K)
-            kernels.masked_conv3x3_backward_weight_kernel[(len(sums), -(-(C * TAPS + 1) // TILE), -(-K // 16))](
-                dy, x, sums, N, C, K, H, W, TAPS=TAPS, PRE_ELU=pre_elu, TILE=TILE, BLOCK=BLOCK, PRECISION="ieee", num_warps=4)
-    sums = residual_scale * sums.sum(0)
-    taps = sums[:-1].view(C, TAPS, K).permute(2, 0, 1)
+        if dx.numel():
+            config = _config("masked_conv3x3", C, x)
+            grid: tuple[int, ...] = (_cdiv(N * H * W, config.block), _cdiv(C, kernels.GROUP))
+            kernels.masked_conv3x3_backward_input_kernel[grid](
+                dy, x, weight, gain, dx, *sizes, residual_scale, **constants, GROUP=kernels.GROUP, BLOCK=config.block,
+                num_warps=config.num_warps,
+            )  # fmt: skip
+        config = _config("masked_conv3x3_weight", K, x)
+        rows = C * taps + 1
+        programs = min(_resident(x, config), _cdiv(N * H * W, config.block))
+        sums = x.new_empty(programs, rows, K)
+        if sums.numel():
+            kernels.masked_conv3x3_backward_weight_kernel[(programs, _cdiv(rows, kernels.TILE), _cdiv(K, 16))](
+                dy, x, sums, *sizes, **constants, TILE=kernels.TILE, BLOCK=config.block, PRECISION=PRECISION,
+                num_warps=config.num_warps,
+            )  # fmt: skip
+    total = residual_scale * sums.sum(0)
+    filters = total[:-1].view(C, taps, K).permute(2, 0, 1)
     dweight = torch.zeros_like(weight)
-    dweight.flatten(2)[..., :TAPS] = taps if gain is None else gain[:, None, None] * taps
-    dgain = x.new_empty(0) if gain is None else (weight.flatten(2)[..., :TAPS] * taps).sum((1, 2))
-    return dx, dweight, sums[-1].clone(), dgain
+    dweight.flatten(2)[..., :taps] = filters if gain is None else gain[:, None, None] * filters
+    dgain = x.new_empty(0) if gain is None else (weight.flatten(2)[..., :taps] * filters).sum((1, 2))
+    return dx, dweight, total[-1].clone(), dgain
+
+
+# --- PixelCNN ---------------------------------------------------------------------------------------------------
+
+
+MOST_SCRATCH = 1 << 28
+"""Floats of scratch memory in all (1 GiB), where one program does not need more."""
 
 
 class _PixelCNN:
-    """Sizes, wiring and memory of one call; see kernels/pixelcnn.py for the layout of the scratch memory."""
+    """Sizes, wiring and scratch memory of one call; kernels/pixelcnn.py says how the memory is laid out."""
 
     def __init__(
-        self, x: Tensor, params: Params, scale: float, block_convs: int, after: list[int], stride: int, backward: bool
+        self, kernel: str, x: Tensor, params: Params, scale: float, block_convs: int, after: list[int], stride: int
     ) -> None:
         N, _, H, W = x.shape
         C, K = params[1].shape[:2]
         L, P, S = len(params[4]), len(params[6]), len(params[3])
-        BLOCK, warps = 1024, 8
+        backward = kernel == "pixelcnn_backward"
+        config = _config(kernel, C, x)
         area = (H + 1) * (W + 1)
-        G = max(1, BLOCK // area)
-        blocks = -(-G * area // BLOCK)
-        plane = 2 * (W + 2) + blocks * BLOCK
-        separate = blocks > 1 or backward
-        set_stride = C * plane if separate else 0
+        group = max(1, config.block // area)
+        blocks = _cdiv(group * area, config.block)
+        plane = _cdiv(2 * (W + 2) + blocks * config.block, 4) * 4
+        sets = L + 2 * P + 1
+        # What a block needs of another one must be kept: each layer's activations, and for gradients all of them.
+        set_stride = C * plane if blocks > 1 or backward else 0
         gradient_stride = C * plane if blocks > 1 else 0
         even = C + C % 2
-        weights = 4 * even + 9 * K * even + 5 * S * C * even + 2 * P * C * even
+        program = (2 + K + C) * plane + (sets - 1) * set_stride
+        weights = (4 + 9 * K + 5 * S * C + 2 * P * C) * even
         if backward:
-            weights += 5 * L * C * even + 2 * P * C * even + 8 * C + 9 * C * (K + K % 2)
-            planes = (1 + K) * plane + (L + 2 * P + 1) * set_stride + 2 * C * plane + L * gradient_stride
-        else:
-            planes = (2 + K) * plane + (L + 2 * P - 1) * set_stride + C * plane
-        stride_ = -(-(weights + planes) // 32) * 32
-        self.programs = min(_programs(x, 1), -(-N // G))
-        self.scratch = x.new_empty(self.programs * stride_)
-        self.sizes = dict(N=N, H=H, W=W, G=G, L=L, shared=S, blocks=blocks, plane=plane, set_stride=set_stride,
-                          visible_stride=stride, program_stride=stride_, residual_scale=scale)
+            program += 2 * C * plane + (sets - 1) * gradient_stride
+            weights = max(weights, (5 * L + 2 * P) * C * even + C * (8 + 9 * (K + K % 2)))
+        program = _cdiv(program + weights, 32) * 32
         self.rows = 5 + 9 * K + 1 + L * (5 * C + 1) + 2 * P * (C + 1) + C + 1
-        if backward:
-            self.sizes |= dict(gradient_stride=gradient_stride, rows=self.rows)
-        self.constants = dict(C=C, K=K, BLOCK_CONVS=block_convs, AFTER=tuple(after), BLOCK=BLOCK, num_warps=warps)
+        self.programs = min(_resident(x, config), _cdiv(N, group), max(1, MOST_SCRATCH // program))
+        self.batch = self.programs * group
+        self.scratch = x.new_empty(self.programs * program)
+        self.gradient_stride = gradient_stride
+        self.sizes = (N, H, W, group, L, S, blocks, plane, set_stride, stride, program)
+        self.options = {
+            "residual_scale": scale, "C": C, "K": K, "BLOCK_CONVS": block_convs, "AFTER": tuple(after),
+            "BLOCK": config.block, "num_warps": config.num_warps,
+        }  # fmt: skip
+
+
+# `wiring` is residual_scale, block_convs, pointwise_after and visible_stride of PixelCNNSpec; context is [N, 0, H, W]
+# where there is none.
 
 
 def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_logits`."""
-    logits = torch.empty_like(x)
-    return _pixelcnn_forward(logits, x, context, params, wiring, False)
+    return _pixelcnn("logits", torch.empty_like(x), x, context, params, wiring)
 
 
 def pixelcnn_log_prob(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_log_prob`."""
-    return _pixelcnn_forward(x.new_empty(len(x)), x, context, params, wiring, True)
+    return _pixelcnn("log_prob", x.new_empty(len(x)), x, context, params, wiring)
 
 
-def _pixelcnn_forward(result, x, context, params, wiring, log_prob):
-    call = _PixelCNN(x, params, *wiring, backward=False)
-    if len(x):
+def _pixelcnn(kind: str, result: Tensor, x: Tensor, context: Tensor, params: Params, wiring: tuple[Any, ...]) -> Tensor:
+    kernels = _kernels("pixelcnn", x)
+    if x.numel():
+        call = _PixelCNN("pixelcnn_forward", x, params, *wiring)
         with torch.cuda.device_of(x):
-            _kernels("pixelcnn").pixelcnn_forward_kernel[(call.programs,)](
-                x, context, *params, result, call.scratch, **call.sizes, **call.constants, LOG_PROB=log_prob
+            kernels.pixelcnn_forward_kernel[(call.programs,)](
+                x, context, *params, result, call.scratch, 0, *call.sizes, **call.options, RESULT=kind
             )
     return result
 
 
 def pixelcnn_logits_backward(dlogits: Tensor, x: Tensor, context: Tensor, params: Params, *wiring: Any) -> list[Tensor]:
     """Gradients [dx, dcontext, *dparams] of `pixelcnn_logits`."""
-    return _pixelcnn_backward(dlogits, x, context, params, wiring, False)
+    return _pixelcnn_backward("logits", dlogits, x, context, params, wiring)
 
 
 def pixelcnn_log_prob_backward(
     dlog_prob: Tensor, x: Tensor, context: Tensor, params: Params, *wiring: Any
 ) -> list[Tensor]:
     """Gradients [dx, dcontext, *dparams] of `pixelcnn_log_prob`."""
-    return _pixelcnn_backward(dlog_prob, x, context, params, wiring, True)
+    return _pixelcnn_backward("log_prob", dlog_prob, x, context, params, wiring)
 
 
-def _pixelcnn_backward(upstream, x, context, params, wiring, log_prob):
-    if len(x) == 0:
+def _pixelcnn_backward(
+    kind: str, upstream: Tensor, x: Tensor, context: Tensor, params: Params, wiring: tuple[Any, ...]
+) -> list[Tensor]:
+    forward, backward = _kernels("pixelcnn", x), _kernels("pixelcnn_backward", x)
+    if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, context, *params)]
-    call = _PixelCNN(x, params, *wiring, backward=True)
-    C, K = call.constants["C"], call.constants["K"]
-    dx, dcontext = torch.empty_like(x), torch.empty_like(context)
-    sums = x.new_empty(call.programs, call.rows, C)
+    call = _PixelCNN("pixelcnn_backward", x, params, *wiring)
+    C = call.options["C"]
+    dx, dcontext, sums = torch.empty_like(x), torch.empty_like(context), x.new_zeros(call.programs, call.rows, C)
+    image_weight, context_weight, _, hidden_weight, gain, _, pointwise_weight, _, output_weight, output_bias = params
+    used = image_weight, context_weight, hidden_weight, gain, pointwise_weight, output_weight, output_bias
     with torch.cuda.device_of(x):
-        _kernels("pixelcnn_backward").pixelcnn_backward_kernel[(call.programs,)](
-            x, context, *params, upstream, dx, dcontext, sums, call.scratch, **call.sizes, **call.constants,
-            LOG_PROB=log_prob, DEPTH=32, PRECISION="ieee"
-        )
-    L, P = len(params[4]), len(params[6])
-    image, contexts, hidden, pointwise, output = sums.sum(0).split(
-        [5, 9 * K + 1, L * (5 * C + 1), 2 * P * (C + 1), C + 1]
-    )
-    dimage = torch.zeros_like(params[0]); dimage.view(C, 9)[:, :4] = image[:4].T
-    dcontext_weight = contexts[:-1].view(K, 9, C).permute(2, 0, 1).reshape(C, K, 3, 3)
+        for begin in range(0, len(x), call.batch):
+            forward.pixelcnn_forward_kernel[(call.programs,)](
+                x, context, *params, x, call.scratch, begin, *call.sizes, **call.options, RESULT="keep"
+            )
+            backward.pixelcnn_backward_kernel[(call.programs,)](
+                x, *used, upstream, dx, dcontext, sums, call.scratch, begin, *call.sizes, call.gradient_stride,
+                **call.options, RESULT=kind, DEPTH=DEPTH, PRECISION=PRECISION,
+            )  # fmt: skip
+    return [dx, dcontext, *_pixelcnn_dparams(sums.sum(0), params)]
+
+
+def _pixelcnn_dparams(sums: Tensor, params: Params) -> list[Tensor]:
+    """Gradients of the parameters from the sums [rows, C] of gradients of the convolutions themselves."""
+    (C, K), L, P = params[1].shape[:2], len(params[4]), len(params[6])
+    rows = [5, 9 * K + 1, L * (5 * C + 1), 2 * P * (C + 1), C + 1]
+    image, context, hidden, pointwise, output = sums.split(rows)
+    dimage = torch.zeros_like(params[0])
+    dimage.view(C, 9)[:, :4] = image[:4].T
+    dcontext_weight = context[:-1].view(K, 3, 3, C).permute(3, 0, 1, 2).contiguous()
+
     hidden = hidden.view(L, 5 * C + 1, C)
-    taps = hidden[:, :-1].view(L, C, 5, C).permute(0, 3, 1, 2)  # [L, out, in, tap]
-    weight = params[3].flatten(3)[..., :5]
-    dgain = (weight * taps).sum((2, 3))
-    dtaps = params[4][:, :, None, None] * taps
+    filters = hidden[:, :-1].view(L, C, 5, C).permute(0, 3, 1, 2)  # [L, out, in, tap]
+    dgain = (params[3].flatten(3)[..., :5] * filters).sum((2, 3))
+    filters = params[4][:, :, None, None] * filters
     dhidden = torch.zeros_like(params[3])
-    dhidden.flatten(3)[..., :5] = dtaps.sum(0, keepdim=True) if len(params[3]) == 1 else dtaps
+    dhidden.flatten(3)[..., :5] = filters if len(dhidden) == L else filters.sum(0, keepdim=True)
+
     pointwise = pointwise.view(P, 2, C + 1, C)
-    return [dx, dcontext, dimage, dcontext_weight, image[4], dhidden, dgain, hidden[:, -1],
-            pointwise[:, :, :-1].transpose(2, 3).contiguous(), pointwise[:, :, -1].contiguous(), output[:-1, 0].contiguous(), output[-1, :1]]
+    dpointwise = pointwise[:, :, :-1].transpose(2, 3).contiguous()
+    dpointwise_bias = pointwise[:, :, -1].contiguous()
+    return [
+        dimage, dcontext_weight, image[4].clone(), dhidden, dgain, hidden[:, -1].contiguous(), dpointwise,
+        dpointwise_bias, output[:-1, 0].contiguous(), output[-1, :1].clone(),
+    ]  # fmt: skip
+
+
+# --- weight normalisation ---------------------------------------------------------------------------------------
+
+
+def _directions(v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors of the rows' first `live` entries, and 1 / norm [R, 1]; both 0 for a norm below 1e-8."""
+    v = v.masked_fill(torch.arange(v.shape[1], device=v.device) >= live[:, None], 0.0)
+    norm = torch.linalg.vector_norm(v, dim=1, keepdim=True)
+    inverse = (norm >= 1e-8) / norm.clamp_min(1e-8)
+    return v * inverse, inverse
+
+
+def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
+    """See `reference.weight_norm`."""
+    return g[:, None] * _directions(v, live)[0]
+
+
+def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (dv, dg) of `weight_norm`."""
+    unit, inverse = _directions(v, live)
+    dw = dw.masked_fill(torch.arange(v.shape[1], device=v.device) >= live[:, None], 0.0)
+    dg = (dw * unit).sum(1)
+    return g[:, None] * inverse * (dw - dg[:, None] * unit), dg
