@@ -1,7 +1,18 @@
 """Raster-causal 3x3 convolution fused with ELU, gain, bias and residual, and its gradients.
 
 A program takes BLOCK positions of the flattened batch (pixels of images that follow each other) and GROUP channels of
-the result: a multiplication takes the vector of one input channel at one tap and a scalar weight.
+the result: one input channel at one tap times a scalar weight, so 12 channels cost 12.
+Neighbours come from L1. Weight gradients: each program sums over every so many blocks, torch adds the programs' sums.
+
+Counted for an image of 28x28, 12 to 12 channels, mask B, all fused, on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
+
+    forward   x, residual, y: 113 kB, 26 ns; 784 x 720 multiply-adds = 1.13 MFLOP, 17 ns; ELU anew at each tap, 47k
+              exponentials at 16 a cycle and multiprocessor, 11 ns. Bound by memory: floor 26 ns, 27 us for N = 1024
+    dx        dy, x, dx: the same bytes and operations: floor 26 ns
+    dweight   dy, x: 75 kB, 18 ns; 1.13 MFLOP on the tensor cores (64 x 16 tiles for 61 x 12; 3 products): 10 ns
+
+sm_90: the loop over input channels has 240 FFMA to 20 loads of values and 60 of weights (4 positions a thread).
+One launch forward, two launches and a few small torch kernels backward; no dependent steps beyond those.
 """
 
 import triton

@@ -1,4 +1,21 @@
-"""Gradients of the PixelCNN stack: activations are computed anew, weight gradients are summed a program at a time."""
+"""Gradients of the PixelCNN stack: activations are computed anew, weight gradients are summed a program at a time.
+
+Two launches for as many images as there are programs: the forward kernel leaves every convolution's activations in
+scratch memory, then this kernel walks back through the layers. For each layer it stores the gradient g behind it, adds
+g times the activations at the taps to the program's own sums (matrix products of 64 weights x 16 outputs), and
+convolves g with the transposed weights. Programs add in a fixed order, so two runs give the same bits; no atomics.
+
+Counted for an image of 28x28 in reading R1, on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
+
+    operations       three times the forward pass: 24.7 MFLOP; a third of it, on the tensor cores (TF32, 3 products,
+                     64 x 16 tiles for 61 x 12), takes 90 ns, the rest 246 ns; 132k exponentials, 32 ns
+    bytes            inputs, dx, dcontext: 34 kB, 8 ns. Activations: 14 x 12 x 4 bytes a position, 0.57 MB, and as much
+                     of gradients, each written once and read twice. 132 programs need 200 MB, so this goes through HBM
+                     in part: 3.4 MB, 0.8 us at worst
+    dependent steps  14 forward; 14 back with two barriers and, for each 16 positions, one product behind two more
+
+So the floor is 0.34 us an image by operations (N = 1024: 0.35 ms), 0.8 us by memory. Not measured yet.
+"""
 
 import triton
 import triton.language as tl
