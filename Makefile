@@ -5,7 +5,7 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint bench isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel clean
+.PHONY: demo test check lint gpu-kernels bench isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel clean
 
 demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
 	$(BIN)/python examples/demo.py
@@ -13,13 +13,17 @@ demo: .venv/installed  ## two minutes of training, then samples.png and reconstr
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel  ## the long checks
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu tests/*.h tests/*.cpp
 	$(BIN)/mypy
+
+# The Triton kernels compile for every architecture, in the registers on record; no GPU is needed.
+gpu-kernels: .venv/installed
+	$(BIN)/pytest -q -m slow tests/test_ahead_of_time.py
 
 # The native tests again on every other instruction set of this processor.
 isa: .venv/installed

@@ -41,8 +41,8 @@ def _cuda(simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         scratches.append(torch.full((count + 64,), torch.nan))
         return scratches[-1]
 
-    monkeypatch.setattr(gpu, "_cuda", lambda: simulated)
-    monkeypatch.setattr(gpu, "_scratch", scratch)
+    monkeypatch.setattr(gpu.made, "_cuda", lambda: simulated)
+    monkeypatch.setattr(gpu.made, "_scratch", scratch)
     yield
     assert all(s[-64:].isnan().all() for s in scratches)
 

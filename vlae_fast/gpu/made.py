@@ -1,16 +1,10 @@
-"""CUDA bodies of the operators: Triton kernels (kernels/) and the CUDA extension (csrc/vlae_cuda.h).
-
-`vlae_fast.ops` registers the functions of this module under their names, with the same arguments as those of
-`native.py`. No function here synchronises with the host: values on a GPU are not checked.
-"""
+"""MADE flows: addresses and sizes go to the CUDA extension (csrc/vlae_cuda.h)."""
 
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-# --- MADE flow --------------------------------------------------------------------------------------------------
 
 Params = list[Tensor]
 """The fields of MADEFlowParams, in order."""

@@ -1,0 +1,110 @@
+"""Searches anew for the launch options of kernels/table.py, on the GPU that is there, and prints the table's rows.
+
+    python benchmarks/tune_kernels.py [--images 1024] [--dry-run]
+
+--dry-run needs no GPU: it compiles every candidate for sm_90 and prints what each takes: registers, spills, memory.
+"""
+
+import argparse
+import itertools
+import statistics
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from vlae_fast import gpu
+from vlae_fast.config import PixelCNNSpec
+from vlae_fast.kernels import ahead_of_time, table
+from vlae_fast.kernels.table import Config
+
+# Kernel -> candidates.
+CANDIDATES = {
+    "pixelcnn_forward": [Config(*c) for c in itertools.product((512, 1024), (8, 16), (1, 2))],
+    "pixelcnn_backward": [Config(*c) for c in itertools.product((512, 1024), (8, 16), (1, 2))],
+    "masked_conv3x3": [Config(*c, 1) for c in itertools.product((128, 256, 512), (2, 4))],
+    "masked_conv3x3_weight": [Config(*c) for c in itertools.product((16, 32, 64), (4, 8), (2, 4, 8))],
+}
+
+LARGEST = {
+    "pixelcnn_forward": "pixelcnn log_prob",
+    "pixelcnn_backward": "pixelcnn log_prob backward",
+    "masked_conv3x3": "masked_conv3x3 dx B",
+    "masked_conv3x3_weight": "masked_conv3x3 dweight B",
+}
+"""The variant with the most registers, as a rule."""
+
+
+def chosen(kernel: str, config: Config):
+    """A context in which the table has nothing but this choice for the kernel."""
+    return mock.patch.dict(table.TABLE, {kernel: {0: {0: config}}})
+
+
+def calls(images: int, device: str) -> dict:
+    """Kernel -> a function that launches it: reading R1, 28 x 28, 12 channels."""
+    draw = torch.Generator(device).manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=device) / 4
+
+    C, K, L, P = 12, 4, 5, 4
+    shapes = (
+        (C, 1, 3, 3), (C, K, 3, 3), (C,), (1, C, C, 3, 3), (L, C), (L, C), (P, 2, C, C), (P, 2, C), (C,), (1,),
+    )  # fmt: skip
+    params = [randn(*shape) for shape in shapes]
+    x, context = (randn(images, 1, 28, 28) > 0).float(), randn(images, K, 28, 28)
+    spec = PixelCNNSpec()
+    stack = x, context, params, spec.residual_scale, spec.block_convs, list(range(P)), spec.visible_stride
+    maps, weight = randn(images, C, 28, 28), params[3][0]
+    return {
+        "pixelcnn_forward": lambda: gpu.pixelcnn_log_prob(*stack),
+        "pixelcnn_backward": lambda: gpu.pixelcnn_log_prob_backward(x.flatten(1).sum(1), *stack),
+        "masked_conv3x3": lambda: gpu.masked_conv3x3(maps, weight, params[2], params[4][0], maps, "B", True, 1.0),
+        "masked_conv3x3_weight": lambda: gpu.masked_conv3x3_backward(
+            maps, maps, weight, params[4][0], "B", True, 1.0
+        ),
+    }  # fmt: skip
+
+
+def milliseconds(call, repeats: int = 20) -> float:
+    """Median time of a call on the GPU, after two to warm up."""
+    times = []
+    for _ in range(repeats + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times[2:])
+
+
+def measure(images: int) -> None:
+    """Times every candidate on this GPU."""
+    major, minor = torch.cuda.get_device_capability()
+    print(f"{torch.cuda.get_device_name()}, sm_{10 * major + minor}, {images} images")
+    for kernel, call in calls(images, "cuda").items():
+        found = {}
+        for config in CANDIDATES[kernel]:
+            with chosen(kernel, config):
+                found[config] = milliseconds(call)
+            print(f"  {kernel} {tuple(config)}: {found[config]:.3f} ms", flush=True)
+        print(f'"{kernel}": {{12: {min(found, key=found.get)}}}')
+
+
+def compile_all(architecture: int) -> None:
+    """Compiles the largest variant of every candidate."""
+    for kernel, configs in CANDIDATES.items():
+        for config in {c._replace(programs=1): c for c in configs}.values():
+            with chosen(kernel, config):
+                (variant,) = (v for v in ahead_of_time.variants(architecture) if v.name == LARGEST[kernel])
+                used = ahead_of_time.resources(ahead_of_time.compile_variant(variant, architecture))
+                print(f"sm_{architecture} {variant.name}, {config}: {used}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--dry-run", action="store_true")
+    arguments = parser.parse_args()
+    compile_all(90) if arguments.dry_run else measure(arguments.images)
