@@ -10,8 +10,22 @@ needs of its neighbours is then
                              steps earlier still
 
 so a ring of T - 2R + 4 steps is enough. Lanes between two rows (at least one step) leave zeros there: the zero padding
-of the convolutions. Ring and exchange between the threads are global memory that the launcher provides, small enough
-for the caches.
+of the convolutions. A tile is [lanes, channels]; threads share it so that no value crosses from one to another but
+through the ring: global memory that the launcher provides, small enough for L1 and L2, and a barrier. One barrier a
+convolution is left. The context convolution of R rows runs when lane 0 begins a row, off the chain of dependent steps.
+
+Counted for 28x28, C = 12, K = 4, L = 5, P = 4 (reading R1), on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
+
+    bytes an image       18.8 kB in HBM (12.5 context, 3.1 uniforms, 3.1 x): 4.4 ns. Cached: 48 kB of inputs, and
+                         188 kB of ring, written once and read four times, so L2 at 5 TB/s or better takes 0.2 us
+    operations an image  784 x 5,244 multiply-adds = 8.2 MFLOP: 0.12 us; tiles of 16 channels make it 0.16
+    dependent steps      R = 15: 82 steps of 15 barriers; 15 x (40 L1 + 60 additions + 50 ELU + 40 barrier) cycles are
+                         1.6 us a step or 0.13 ms an image, the floor for N = 1
+    instructions         sm_90, N = 1: 3,600 a step for each of 4 warps, one a scheduler: 2 us at one a cycle, 0.17 ms;
+                         sm_90, N = 4096: 7,300 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
+                         4 schedulers: 61 us an image on one SM, 1.9 ms for 4,096 images on 132
+
+So floors: 0.17 ms for N = 1 (latency), 1.9 ms for N = 4096 (issue slots; 0.5 ms by operations). Nothing is measured yet.
 """
 
 from typing import NamedTuple
@@ -41,6 +55,8 @@ TILES = (
 """The last that the batch is large enough for. Reasoned from the count above, not measured yet."""
 BLOCK_C = 16
 """Channels of a tile."""
+MOST_PROGRAMS = 2048
+"""More than a GPU runs at once; bounds the memory that they need."""
 
 CONV, POINTWISE = tl.constexpr(0), tl.constexpr(2)
 """What a stage is: one of these, + 1 where it closes its residual block."""
@@ -59,28 +75,43 @@ def _runs(offsets, IMAGES: tl.constexpr):
 
 
 @triton.jit
-def _accumulate(acc, source, weight, CHANNELS: tl.constexpr, LANES: tl.constexpr, columns, C: tl.constexpr):
+def _accumulate(acc, source, weight, C: tl.constexpr, LANES: tl.constexpr, STRIDE: tl.constexpr):
     """acc[lane, c] + sum over k of source[k, lane] * weight[k, c]; the sum runs in this order whatever the tile."""
-    for k in tl.range(0, CHANNELS, loop_unroll_factor=4):
-        acc += tl.load(source + k * LANES) * tl.load(weight + k * C, mask=columns)
+    for k in tl.range(0, C, loop_unroll_factor=4):
+        acc += tl.load(source + k * LANES) * tl.load(weight + k * STRIDE)
     return acc
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "K", "L", "n_stages", "weight_step", "visible_stride", "R", "T"])
+@triton.jit(
+    do_not_specialize=[
+        "N",
+        "H",
+        "W",
+        "L",
+        "n_stages",
+        "weight_step",
+        "pointwise",
+        "visible_stride",
+        "R",
+        "T",
+        "depth",
+        "window",
+        "steps",
+        "ring_rows",
+        "programs",
+    ]
+)
 def pixelcnn_sample_kernel(
     context_ptr,  # [N, K, H, W]
     uniforms_ptr,  # [N, H, W]
     given_ptr,  # [N, H, W] int8, or None
     x_ptr,  # [N, H, W], written
-    scratch_ptr,  # [programs, ring (T - 2R + 4)(L C + 1) + 4 C, LANES]
+    scratch_ptr,  # [programs, scratch_floats(...)]
     stages_ptr,  # [n_stages, 2] int32: what (CONV, ...), and the layer or 2 * block + (first, second)
-    image_weight_ptr,  # [3, 3, C]
-    context_weight_ptr,  # [K, 3, 3, C out]
+    weight_ptr,  # [9 image + 9 K context + 9 S C hidden + 2 P C pointwise rows: taps, then channels in; STRIDE]
     input_bias_ptr,  # [C]
-    hidden_weight_ptr,  # [S, 3, 3, C in, C out]
     hidden_gain_ptr,  # [L, C]
     hidden_bias_ptr,  # [L, C]
-    pointwise_weight_ptr,  # [P, 2, C in, C out]
     pointwise_bias_ptr,  # [P, 2, C]
     output_weight_ptr,  # [C]
     output_bias_ptr,  # [1]
@@ -89,74 +120,101 @@ def pixelcnn_sample_kernel(
     N,
     H,
     W,
-    K,
     L,
     n_stages,
-    weight_step,  # from one layer's hidden weight to the next: 0 if they are tied
+    weight_step,  # rows from one layer's hidden weight to the next: 0 if they are tied
+    pointwise,  # first row of the pointwise weights
     visible_stride,
     R,
     T,
+    depth,  # of the ring: T - 2 R + 4
+    window,  # 2 R + W, the steps for which `inputs` has room
+    steps,
+    ring_rows,  # depth * (L C + 1)
+    programs,
     C: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    K: tl.constexpr,
     IMAGES: tl.constexpr,
     LANES: tl.constexpr,
+    PIXELS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
     """Program p draws the blocks p, p + programs, ... of IMAGES images."""
-    lanes, block_c = tl.arange(0, LANES), tl.arange(0, BLOCK_C)[None, :]
+    STRIDE: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C * BLOCK_C
+    lanes, pixels, block_c = tl.arange(0, LANES), tl.arange(0, PIXELS), tl.arange(0, BLOCK_C)[None, :]
     r, g = lanes // IMAGES, lanes % IMAGES
     above = tl.where(r == 0, lanes + (R - 1) * IMAGES, lanes - IMAGES)
-    delay = T - 2 * R
-    lag = tl.where(r == 0, delay, 0)
-    depth, slot = delay + 4, (L * C + 1) * LANES  # floats of a step: the inputs of the L layers, then the image
+    lag = tl.where(r == 0, depth - 4, 0)
+    slot = (L * C + 1) * LANES  # floats of a step: the inputs of the L layers, then the image
     image = L * C * LANES
-    ring = scratch_ptr + tl.program_id(0).to(tl.int64) * (depth * slot + (4 * C + BLOCK_C) * LANES)
-    local = ring + depth * slot  # inputs of the stages that no neighbour needs, two by turns, then h, two by turns
-    h_old, h_new = local + 2 * C * LANES, local + 3 * C * LANES
-    zeros = local + 4 * C * LANES + block_c * LANES + lanes[:, None]  # a load decides how threads share a tile
-    tl.store(zeros, tl.zeros([LANES, BLOCK_C], tl.float32))
-    steps = (H - 1) // R * T + (H - 1) % R * 2 + W
-    output_bias = tl.load(output_bias_ptr)
+    own = (ring_rows + (window + 4) * C) * LANES + BLOCK_C * PIXELS
+    local = (
+        scratch_ptr + tl.program_id(0).to(tl.int64) * own
+    )  # inputs of the stages that no neighbour needs, two by turns
+    h_old, h_new = local + 2 * C * LANES, local + 3 * C * LANES  # by turns
+    zeros = local + 4 * C * LANES  # [BLOCK_C, PIXELS]: a load decides how the threads share a tile
+    ring = zeros + BLOCK_C * PIXELS
+    inputs = ring + ring_rows * LANES  # [window, C, LANES]: conv(context) + bias for the steps to come
+    lane_zeros = zeros + block_c * PIXELS + lanes[:, None]
+    pixel_zeros = zeros + block_c * PIXELS + pixels[:, None]
+    tl.store(pixel_zeros, tl.zeros([PIXELS, BLOCK_C], tl.float32))
+    hidden_weight = weight_ptr + (9 + 9 * K) * STRIDE
+    pointwise_weight = weight_ptr + pointwise * STRIDE
 
-    for block in range(tl.program_id(0), tl.cdiv(N, IMAGES), tl.num_programs(0)):
-        for i in range(depth * (L * C + 1)):
-            tl.store(ring + i * LANES + lanes, tl.zeros([LANES], tl.float32))
+    for block in range(tl.program_id(0), tl.cdiv(N, IMAGES), programs):
+        n = block * IMAGES + g
+        for k in range(ring_rows):
+            tl.store(ring + k * LANES + lanes, tl.zeros([LANES], tl.float32))
         tl.debug_barrier()
-        n = (block * IMAGES + g).to(tl.int64)
         for s in range(steps):
+            if (s % T == 0) & (s // T * R < H):  # lane 0 begins a row: context for R rows
+                for chunk in range(tl.cdiv(R * W * IMAGES, PIXELS)):
+                    place = chunk * PIXELS + pixels
+                    position, image_index = place // IMAGES, block * IMAGES + place % IMAGES
+                    lane_row, column = position // W, position % W
+                    row = s // T * R + lane_row
+                    wanted = (lane_row < R) & (row < H) & (image_index < N)
+                    target = inputs + (s + 2 * lane_row + column) % window * (C * LANES) + lane_row * IMAGES
+                    target += place % IMAGES
+                    for c0 in range(0, C, BLOCK_C):
+                        c = c0 + block_c
+                        acc = tl.load(pixel_zeros)
+                        for tap in range(9):
+                            i, j = row + tap // 3 - 1, column + tap % 3 - 1
+                            there = wanted & (i >= 0) & (i < H) & (j >= 0) & (j < W)
+                            plane = context_ptr + (image_index.to(tl.int64) * K * H + i) * W + j
+                            weight = weight_ptr + (9 + tap * K) * STRIDE + c
+                            for k in tl.range(0, K, loop_unroll_factor=4):
+                                value = tl.load(plane + k * H * W, mask=there, other=0)
+                                acc += value[:, None] * tl.load(weight + k * STRIDE)
+                        acc += tl.load(input_bias_ptr + c, mask=c < C)
+                        tl.store(target[:, None] + c * LANES, acc, mask=wanted[:, None] & (c < C))
+                tl.debug_barrier()
+
             t = s - 2 * r
             row, column = t // T * R + r, t % T
             alive = (t >= 0) & (r < R) & (n < N) & (row < H) & (column < W)
-            pixel = (n * H + row) * W + column
+            pixel = (n.to(tl.int64) * H + row) * W + column
+            uniforms = tl.load(uniforms_ptr + pixel, mask=alive, other=1)
             now = ring + s % depth * slot
             left = ring + (s + depth - 1) % depth * slot + lanes
             up_left = ring + _runs((s + depth - 3 - lag) % depth * slot + above, IMAGES)
             up = ring + _runs((s + depth - 2 - lag) % depth * slot + above, IMAGES)
             up_right = ring + _runs((s + depth - 1 - lag) % depth * slot + above, IMAGES)
-            kept = alive[:, None]
 
             # h = conv_A(x) + conv(context) + bias, and the input of the first stage.
             source = now if n_stages > 0 else local
             for c0 in range(0, C, BLOCK_C):
                 c = c0 + block_c
-                inside = c < C
-                acc = tl.load(zeros)
-                weight = image_weight_ptr + c
-                acc += tl.load(up_left + image)[:, None] * tl.load(weight, mask=inside)
-                acc += tl.load(up + image)[:, None] * tl.load(weight + C, mask=inside)
-                acc += tl.load(up_right + image)[:, None] * tl.load(weight + 2 * C, mask=inside)
-                acc += tl.load(left + image)[:, None] * tl.load(weight + 3 * C, mask=inside)
-                for k in range(K):
-                    weight = context_weight_ptr + k * 9 * C + c
-                    plane = context_ptr + ((n * K + k) * H + row) * W + column
-                    for di in tl.static_range(3):
-                        for dj in tl.static_range(3):
-                            there = (row + di >= 1) & (row + di <= H) & (column + dj >= 1) & (column + dj <= W)
-                            value = tl.load(plane + (di - 1) * W + dj - 1, mask=alive & there, other=0)
-                            acc += value[:, None] * tl.load(weight + (3 * di + dj) * C, mask=inside)
-                acc += tl.load(input_bias_ptr + c, mask=inside)
-                place = c * LANES + lanes[:, None]
-                tl.store(h_old + place, acc, mask=inside)
-                tl.store(source + place, tl.where(kept, _elu(acc), 0), mask=inside)
+                weight = weight_ptr + c
+                offset = c * LANES + lanes[:, None]
+                acc = tl.load(inputs + s % window * (C * LANES) + offset, mask=c < C)
+                acc += tl.load(up_left + image)[:, None] * tl.load(weight)
+                acc += tl.load(up + image)[:, None] * tl.load(weight + STRIDE)
+                acc += tl.load(up_right + image)[:, None] * tl.load(weight + 2 * STRIDE)
+                acc += tl.load(left + image)[:, None] * tl.load(weight + 3 * STRIDE)
+                tl.store(h_old + offset, acc, mask=c < C)
+                tl.store(source + offset, tl.where(alive[:, None], _elu(acc), 0), mask=c < C)
             tl.debug_barrier()
 
             for stage in range(n_stages):
@@ -168,39 +226,37 @@ def pixelcnn_sample_kernel(
                     target = local + stage % 2 * C * LANES
                 for c0 in range(0, C, BLOCK_C):
                     c = c0 + block_c
-                    inside = c < C
-                    acc = tl.load(zeros)
+                    acc = tl.load(lane_zeros)
                     if what < POINTWISE:
-                        weight = hidden_weight_ptr + index * weight_step + c
-                        offset = index * C * LANES
-                        acc = _accumulate(acc, (up_left + offset)[:, None], weight, C, LANES, inside, C)
-                        acc = _accumulate(acc, (up + offset)[:, None], weight + C * C, C, LANES, inside, C)
-                        acc = _accumulate(acc, (up_right + offset)[:, None], weight + 2 * C * C, C, LANES, inside, C)
-                        acc = _accumulate(acc, (left + offset)[:, None], weight + 3 * C * C, C, LANES, inside, C)
-                        weight += 4 * C * C
-                        gain = tl.load(hidden_gain_ptr + index * C + c, mask=inside)
-                        bias = tl.load(hidden_bias_ptr + index * C + c, mask=inside)
+                        weight = hidden_weight + index * weight_step * STRIDE + c
+                        skip = index * C * LANES
+                        acc = _accumulate(acc, (up_left + skip)[:, None], weight, C, LANES, STRIDE)
+                        acc = _accumulate(acc, (up + skip)[:, None], weight + C * STRIDE, C, LANES, STRIDE)
+                        acc = _accumulate(acc, (up_right + skip)[:, None], weight + 2 * C * STRIDE, C, LANES, STRIDE)
+                        acc = _accumulate(acc, (left + skip)[:, None], weight + 3 * C * STRIDE, C, LANES, STRIDE)
+                        weight += 4 * C * STRIDE
+                        gain = tl.load(hidden_gain_ptr + index * C + c, mask=c < C)
+                        bias = tl.load(hidden_bias_ptr + index * C + c, mask=c < C)
                     else:
-                        weight = pointwise_weight_ptr + index * C * C + c
+                        weight = pointwise_weight + index * C * STRIDE + c
                         gain = tl.full([1, BLOCK_C], 1, tl.float32)
-                        bias = tl.load(pointwise_bias_ptr + index * C + c, mask=inside)
-                    acc = _accumulate(acc, (source + lanes)[:, None], weight, C, LANES, inside, C)
+                        bias = tl.load(pointwise_bias_ptr + index * C + c, mask=c < C)
+                    acc = _accumulate(acc, (source + lanes)[:, None], weight, C, LANES, STRIDE)
                     acc = acc * gain + bias
-                    place = c * LANES + lanes[:, None]
+                    offset = c * LANES + lanes[:, None]
                     if what % 2 == 1:
-                        acc = tl.load(h_old + place, mask=inside) + residual_scale * acc
-                        tl.store(h_new + place, acc, mask=inside)
-                    tl.store(target + place, tl.where(kept, _elu(acc), 0), mask=inside)
+                        acc = tl.load(h_old + offset, mask=c < C) + residual_scale * acc
+                        tl.store(h_new + offset, acc, mask=c < C)
+                    tl.store(target + offset, tl.where(alive[:, None], _elu(acc), 0), mask=c < C)
                 if what % 2 == 1:
                     h_old, h_new = h_new, h_old
                 source = target
                 tl.debug_barrier()
 
             logit = tl.zeros([LANES], tl.float32)
-            for k in range(C):
+            for k in tl.range(0, C, loop_unroll_factor=4):
                 logit += tl.load(source + k * LANES + lanes) * tl.load(output_weight_ptr + k)
-            p = 1 / (1 + tl.exp(-(logit + output_bias) / temperature))
-            drawn = tl.load(uniforms_ptr + pixel, mask=alive, other=1) < p
+            drawn = uniforms < 1 / (1 + tl.exp(-(logit + tl.load(output_bias_ptr)) / temperature))
             if given_ptr is not None:
                 given = tl.load(given_ptr + pixel, mask=alive, other=0)
                 drawn = tl.where(given < 0, drawn, given == 1)

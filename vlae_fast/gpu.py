@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vlae_fast.kernels.pixelcnn_sample import BLOCK_C, TILES, pixelcnn_sample_kernel
+from vlae_fast.kernels.pixelcnn_sample import BLOCK_C, MOST_PROGRAMS, TILES, pixelcnn_sample_kernel
 
 __all__ = ["pixelcnn_sample"]
 
@@ -52,20 +52,33 @@ def pixelcnn_sample(
     R = min(H, (W + 2) // 2, tile.most_rows)
     T = max(W + 1, 2 * R)
     lanes = max(16, tile.images * triton.next_power_of_2(R))
-    programs = min(triton.cdiv(N, tile.images), 2048)
-    scratch = uniforms.new_empty(programs, (T - 2 * R + 4) * (L * C + 1) + 4 * C + BLOCK_C, lanes)
+    warps = lanes // tile.lanes_a_warp
+    pixels = 16 * warps
+    depth, window = T - 2 * R + 4, 2 * R + W
+    steps = (H - 1) // R * T + (H - 1) % R * 2 + W
+    ring_rows = depth * (L * C + 1)
+    floats = (ring_rows + (window + 4) * C) * lanes + BLOCK_C * pixels
+    programs = min(triton.cdiv(N, tile.images), MOST_PROGRAMS)
     stages = _stages(uniforms.device, L, block_convs, tuple(pointwise_after))
+    rows = (9, 9 * K, 9 * S * C, 2 * len(pointwise_weight) * C)
+    packed = uniforms.new_empty(sum(rows), triton.cdiv(C, BLOCK_C) * BLOCK_C)
+    for part, weight in zip(
+        packed.split(rows),
+        (
+            image_weight.permute(1, 2, 3, 0),
+            context_weight.permute(2, 3, 1, 0),
+            hidden_weight.permute(0, 3, 4, 2, 1),
+            pointwise_weight.transpose(2, 3),
+        ),
+        strict=True,
+    ):
+        part.view(*weight.shape[:-1], packed.shape[1])[..., :C] = weight
     pixelcnn_sample_kernel[(programs,)](
-        context, uniforms, given, x, scratch, stages,
-        image_weight.permute(1, 2, 3, 0).contiguous(),
-        context_weight.permute(1, 2, 3, 0).contiguous(),
-        input_bias,
-        hidden_weight.permute(0, 3, 4, 2, 1).contiguous(),
-        gain,
-        bias,
-        pointwise_weight.transpose(2, 3).contiguous(),
-        *rest,
-        residual_scale, temperature, N, H, W, K, L, len(stages), 0 if S == 1 else 9 * C * C, visible_stride, R, T,
-        C=C, BLOCK_C=BLOCK_C, IMAGES=tile.images, LANES=lanes, num_warps=lanes // tile.lanes_a_warp,
+        context, uniforms, given, x, uniforms.new_empty(programs, floats), stages, packed,
+        input_bias, gain, bias, *rest, residual_scale, temperature,
+        N, H, W, L, len(stages), 0 if S == 1 else 9 * C, sum(rows[:3]), visible_stride,
+        R, T, depth, window, steps, ring_rows, programs,
+        C=C, K=K, IMAGES=tile.images, LANES=lanes, PIXELS=pixels, BLOCK_C=BLOCK_C, num_warps=warps,
+        maxnreg=128,
     )  # fmt: skip
     return x
