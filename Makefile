@@ -13,7 +13,7 @@ demo: .venv/installed  ## two minutes of training, then samples.png and reconstr
 test: .venv/installed
 	$(BIN)/pytest -q -n auto
 
-check: lint isa aarch64 sanitizers fuzz kill docs examples wheel  ## the long checks
+check: lint isa aarch64 sanitizers fuzz kill docs examples gpu_report wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -56,6 +56,10 @@ docs: .venv/installed  ## a page for each public name in build/docs, from its do
 
 examples: .venv/installed
 	rm -rf build/tour && $(BIN)/python examples/tour.py --out build/tour
+
+# What runs on a GPU machine, all but the launches.
+gpu_report: .venv/installed
+	$(BIN)/python benchmarks/gpu_report.py --dry-run
 
 # The sdist makes a wheel that works outside the checkout.
 wheel: .venv/installed

@@ -25,7 +25,7 @@ Counted for 28x28, C = 12, K = 4, L = 5, P = 4 (reading R1), on an H200 (4.3 TB/
                          sm_90, N = 4096: 7,300 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
                          4 schedulers: 61 us an image on one SM, 1.9 ms for 4,096 images on 132
 
-So floors: 0.17 ms for N = 1 (latency), 1.9 ms for N = 4096 (issue slots; 0.5 ms by operations). Nothing is measured yet.
+So floors: 0.17 ms for N = 1 (latency), 1.9 ms for N = 4096 (issue slots; 0.5 ms by operations). Not measured yet.
 """
 
 from typing import NamedTuple
