@@ -22,13 +22,13 @@ Counted for 28x28, C = 12, K = 4, L = 5, P = 4 (reading R1), on an H200 (4.3 TB/
     dependent steps      R = 15: 82 steps of 15 barriers; 15 x (40 L1 + 60 additions + 50 ELU + 40 barrier) cycles are
                          1.6 us a step or 0.13 ms an image, the floor for N = 1
     instructions         sm_90, N = 1: 3,600 a step for each of 4 warps, one a scheduler: 2 us at one a cycle, 0.17 ms;
-                         sm_90, N = 4096: 7,300 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
-                         4 schedulers: 61 us an image on one SM, 1.9 ms for 4,096 images on 132
+                         sm_90, N = 4096: 8,200 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
+                         4 schedulers: 69 us an image on one SM, 2.1 ms for 4,096 images on 132
 
-So floors: 0.17 ms for N = 1 (latency), 1.9 ms for N = 4096 (issue slots; 0.5 ms by operations). Not measured yet.
+So floors: 0.17 ms for N = 1 (latency), 2.1 ms for N = 4096 (issue slots; 0.5 ms by operations). Not measured yet.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -45,16 +45,27 @@ class Tile(NamedTuple):
     lanes_a_warp: int
     """Below 32: a load that has as many elements as there are threads would decide their layout by itself."""
 
+    def rows(self, H: int, W: int) -> int:
+        """R for images of this size."""
+        return min(H, (W + 2) // 2, self.most_rows)
 
+    def launch(self, C: int, K: int, R: int) -> tuple[dict[str, int], dict[str, int]]:
+        """The kernel's constants, and how the compiler is called."""
+        lanes = max(16, self.images << (R - 1).bit_length())
+        warps = lanes // self.lanes_a_warp
+        sizes = {"IMAGES": self.images, "LANES": lanes, "PIXELS": 16 * warps, "BLOCK_C": BLOCK_C}
+        return {"C": C, "K": K, **sizes}, {"num_warps": warps, "maxnreg": 128}
+
+
+BLOCK_C = 16
+"""Channels of a tile."""
 TILES = (
     Tile(1, images=1, most_rows=64, lanes_a_warp=4),
-    Tile(256, images=1, most_rows=32, lanes_a_warp=8),
+    Tile(512, images=1, most_rows=32, lanes_a_warp=16),
     Tile(2048, images=4, most_rows=8, lanes_a_warp=16),
     Tile(16384, images=8, most_rows=4, lanes_a_warp=16),
 )
-"""The last that the batch is large enough for. Reasoned from the count above, not measured yet."""
-BLOCK_C = 16
-"""Channels of a tile."""
+"""The last that the batch is large enough for. Reasoned from the counts above, not measured yet."""
 MOST_PROGRAMS = 2048
 """More than a GPU runs at once; bounds the memory that they need."""
 
@@ -77,7 +88,7 @@ def _runs(offsets, IMAGES: tl.constexpr):
 @triton.jit
 def _accumulate(acc, source, weight, C: tl.constexpr, LANES: tl.constexpr, STRIDE: tl.constexpr):
     """acc[lane, c] + sum over k of source[k, lane] * weight[k, c]; the sum runs in this order whatever the tile."""
-    for k in tl.range(0, C, loop_unroll_factor=4):
+    for k in tl.range(0, C, loop_unroll_factor=6):
         acc += tl.load(source + k * LANES) * tl.load(weight + k * STRIDE)
     return acc
 
@@ -264,3 +275,18 @@ def pixelcnn_sample_kernel(
             seen = alive & drawn & (row % visible_stride == 0) & (column % visible_stride == 0)
             tl.store(now + image + lanes, seen.to(tl.float32))
             tl.debug_barrier()
+
+
+def variants(architecture: int) -> list[Any]:
+    """What a launch can ask for with 28x28 pixels, 12 channels, 4 of context: every tile, without and with `given`."""
+    from vlae_fast.kernels.ahead_of_time import Variant
+
+    found = []
+    for tile in TILES:
+        constants, options = tile.launch(12, 4, tile.rows(28, 28))
+        warps, most = options["num_warps"], {"maxnreg": options["maxnreg"]}
+        for name, given, types in (("", {"given_ptr": None}, {}), (" given", {}, {"given_ptr": "*i8"})):
+            name = f"pixelcnn_sample {tile.images} x {tile.most_rows}{name}"
+            types = types | {"stages_ptr": "*i32"}
+            found.append(Variant(name, pixelcnn_sample_kernel, constants | given, warps, types, most))
+    return found

@@ -9,6 +9,7 @@ from conftest import TOLERANCE, pixelcnn_params
 
 from vlae_fast import gpu, native, reference
 from vlae_fast.config import PixelCNNSpec
+from vlae_fast.kernels import pixelcnn_sample
 from vlae_fast.kernels.pixelcnn_sample import TILES, Tile
 
 WIDE = Tile(1, images=8, most_rows=4, lanes_a_warp=16)
@@ -82,7 +83,7 @@ def check(context, params, uniforms, mask=None, spec=PixelCNNSpec(), temperature
 @pytest.fixture
 def tile(monkeypatch, request):
     """The one entry of the table."""
-    monkeypatch.setattr(gpu, "TILES", (request.param,))
+    monkeypatch.setattr(pixelcnn_sample, "TILES", (request.param,))
 
 
 @pytest.mark.parametrize("tile", [WIDE], indirect=True)

@@ -4,15 +4,38 @@
 `native.py`. No function here synchronises with the host: values on a GPU are not checked.
 """
 
+import importlib
+import os
 from functools import lru_cache
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from vlae_fast.kernels.pixelcnn_sample import BLOCK_C, MOST_PROGRAMS, TILES, pixelcnn_sample_kernel
-
 __all__ = ["pixelcnn_sample"]
+
+
+def _kernels(stem: str, x: Tensor) -> Any:
+    """The module `vlae_fast.kernels.<stem>`, once it is known that its kernels can run on the device of x."""
+    if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        mend = "move the tensors to a GPU"
+        if torch.version.cuda is None:
+            mend += f" with a CUDA build of torch (this is {torch.__version__}; see pytorch.org)"
+        raise RuntimeError(f"vlae_fast: the CUDA kernels cannot run on the device {x.device}: {mend}")
+    try:
+        return importlib.import_module(f"vlae_fast.kernels.{stem}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise RuntimeError(
+            "vlae_fast: CUDA tensors need Triton, which is not installed: pip install 'vlae_fast[gpu]', "
+            "or use vlae_fast.use_backend('reference')"
+        ) from None
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
 
 # --- Drawing from a PixelCNN --------------------------------------------------------------------------------------
 
@@ -41,6 +64,7 @@ def pixelcnn_sample(
     given: Tensor | None,
 ) -> Tensor:
     """See `reference.pixelcnn_sample`."""
+    kernels = _kernels("pixelcnn_sample", uniforms)
     N, H, W = uniforms.shape
     C, K = params[1].shape[:2]
     L, S = len(params[4]), len(params[3])
@@ -48,20 +72,18 @@ def pixelcnn_sample(
     if x.numel() == 0:
         return x
     image_weight, context_weight, input_bias, hidden_weight, gain, bias, pointwise_weight, *rest = params
-    tile = [tile for tile in TILES if tile.least_batch <= N][-1]
-    R = min(H, (W + 2) // 2, tile.most_rows)
+    tile = [tile for tile in kernels.TILES if tile.least_batch <= N][-1]
+    R = tile.rows(H, W)
     T = max(W + 1, 2 * R)
-    lanes = max(16, tile.images * triton.next_power_of_2(R))
-    warps = lanes // tile.lanes_a_warp
-    pixels = 16 * warps
+    constants, options = tile.launch(C, K, R)
     depth, window = T - 2 * R + 4, 2 * R + W
     steps = (H - 1) // R * T + (H - 1) % R * 2 + W
     ring_rows = depth * (L * C + 1)
-    floats = (ring_rows + (window + 4) * C) * lanes + BLOCK_C * pixels
-    programs = min(triton.cdiv(N, tile.images), MOST_PROGRAMS)
+    floats = (ring_rows + (window + 4) * C) * constants["LANES"] + constants["BLOCK_C"] * constants["PIXELS"]
+    programs = min(_cdiv(N, tile.images), kernels.MOST_PROGRAMS)
     stages = _stages(uniforms.device, L, block_convs, tuple(pointwise_after))
     rows = (9, 9 * K, 9 * S * C, 2 * len(pointwise_weight) * C)
-    packed = uniforms.new_empty(sum(rows), triton.cdiv(C, BLOCK_C) * BLOCK_C)
+    packed = uniforms.new_empty(sum(rows), _cdiv(C, constants["BLOCK_C"]) * constants["BLOCK_C"])
     for part, weight in zip(
         packed.split(rows),
         (
@@ -73,12 +95,12 @@ def pixelcnn_sample(
         strict=True,
     ):
         part.view(*weight.shape[:-1], packed.shape[1])[..., :C] = weight
-    pixelcnn_sample_kernel[(programs,)](
-        context, uniforms, given, x, uniforms.new_empty(programs, floats), stages, packed,
-        input_bias, gain, bias, *rest, residual_scale, temperature,
-        N, H, W, L, len(stages), 0 if S == 1 else 9 * C, sum(rows[:3]), visible_stride,
-        R, T, depth, window, steps, ring_rows, programs,
-        C=C, K=K, IMAGES=tile.images, LANES=lanes, PIXELS=pixels, BLOCK_C=BLOCK_C, num_warps=warps,
-        maxnreg=128,
-    )  # fmt: skip
+    with torch.cuda.device_of(uniforms):
+        kernels.pixelcnn_sample_kernel[(programs,)](
+            context, uniforms, given, x, uniforms.new_empty(programs, floats), stages, packed,
+            input_bias, gain, bias, *rest, residual_scale, temperature,
+            N, H, W, L, len(stages), 0 if S == 1 else 9 * C, sum(rows[:3]), visible_stride,
+            R, T, depth, window, steps, ring_rows, programs,
+            **constants, **options,
+        )  # fmt: skip
     return x
