@@ -5,7 +5,7 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint gpu-kernels bench isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel clean
+.PHONY: demo test check lint gpu-kernels bench isa aarch64 sanitizers cuda-sim fuzz kill docs examples gpu-report wheel clean
 
 demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
 	$(BIN)/python examples/demo.py
@@ -13,7 +13,7 @@ demo: .venv/installed  ## two minutes of training, then samples.png and reconstr
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint gpu-kernels isa aarch64 sanitizers cuda-sim fuzz kill docs examples wheel  ## the long checks
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim fuzz kill docs examples gpu-report wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -67,6 +67,10 @@ docs: .venv/installed  ## a page for each public name in build/docs, from its do
 
 examples: .venv/installed
 	rm -rf build/tour && $(BIN)/python examples/tour.py --out build/tour
+
+# What runs on a GPU machine, all but the launches.
+gpu-report: .venv/installed
+	$(BIN)/python benchmarks/gpu_report.py --dry-run
 
 # The sdist makes a wheel that works outside the checkout.
 wheel: .venv/installed

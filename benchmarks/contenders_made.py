@@ -71,8 +71,8 @@ def inverse_incremental(params: MADEFlowParams) -> Flow:
         N = len(eps)
         y = eps
         for (w1, b1), (w2, b2), (w3, b3) in reversed(steps):
-            x, y = y.flip(1), torch.empty(N, D)
-            h1, h2 = torch.empty(N, M), torch.empty(N, M)
+            x, y = y.flip(1), eps.new_empty(N, D)
+            h1, h2 = eps.new_empty(N, M), eps.new_empty(N, M)
             for j in range(D):
                 known = end[j]
                 torch.addmm(x[:, j : j + 1], h2[:, :known], w3[:known, j : j + 1], out=y[:, j : j + 1])

@@ -44,17 +44,18 @@ class WavefrontSampler:
         N, H, W = uniforms.shape
         L, C = len(self.own), len(self.input_bias)
         steps, pad = W + 2 * (H - 1), 3
-        ring = torch.zeros(4, L, H + 1, N, C).unbind(0)
-        x = torch.zeros(steps + pad, H + 1, N)
-        visible = torch.zeros(steps, H, 1)
-        threshold = torch.zeros(steps, H, N)
-        inputs = torch.zeros(steps, H, N, C)
+        zeros = uniforms.new_zeros
+        ring = zeros(4, L, H + 1, N, C).unbind(0)
+        x = zeros(steps + pad, H + 1, N)
+        visible = zeros(steps, H, 1)
+        threshold = zeros(steps, H, N)
+        inputs = zeros(steps, H, N, C)
         conv = F.conv2d(context, self.context, self.input_bias, padding=1).permute(2, 3, 0, 1)
         logit = torch.logit(uniforms).permute(1, 2, 0) - self.output_bias
         for i in range(H):
             threshold[2 * i : 2 * i + W, i], inputs[2 * i : 2 * i + W, i] = logit[i], conv[i]
             visible[2 * i : 2 * i + W : self.stride, i] = float(i % self.stride == 0)
-        drawn = torch.zeros(steps, H, N) if self.stride > 1 else x[pad:, 1:]
+        drawn = zeros(steps, H, N) if self.stride > 1 else x[pad:, 1:]
         for s in range(steps):
             low, high = max(0, (s - W + 2) // 2), min(H - 1, s // 2) + 1
             w, n, now = high - low, (high - low) * N, s + pad
@@ -87,7 +88,7 @@ class WavefrontSampler:
 def sample_naive(params: PixelCNNParams, spec: PixelCNNSpec, context: Tensor, uniforms: Tensor) -> Tensor:
     """One whole forward pass a pixel."""
     N, H, W = uniforms.shape
-    x = torch.zeros(N, 1, H, W)
+    x = uniforms.new_zeros(N, 1, H, W)
     for i in range(H):
         for j in range(W):
             logit = pixelcnn_logits(x, context, params, spec)[:, 0, i, j]
