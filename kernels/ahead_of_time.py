@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ARCHITECTURES = (80, 90, 100)
-MODULES = ("masked_conv", "pixelcnn", "pixelcnn_backward")
+MODULES = ("masked_conv", "pixelcnn", "pixelcnn_backward", "pixelcnn_sample")
 """Those that have a function `variants(architecture)`: what a launch can ask for, with 12 channels and reading R1."""
 
 
