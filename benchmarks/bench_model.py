@@ -64,7 +64,13 @@ def draws(contender: str, size: Size) -> bool:
     return not contender.startswith("torch naive") or size["N"] <= 16
 
 
-@cases(DRAWING, BASE, AXES, quick=lambda contender, size: draws(contender, size) and size["N"] != 64, runs=draws)
+def draws_quickly(contender: str, size: Size) -> bool:
+    if contender.startswith("torch naive"):
+        return False
+    return size["N"] in ((16, 256) if contender.startswith(SCORING_ONCE) else (1, 16, 256, 1024))
+
+
+@cases(DRAWING, BASE, AXES, quick=draws_quickly, runs=draws)
 def test_sample(race: Any, size: Size, contender: str) -> None:
     N, model = size["N"], paper_model().eval()
     draw = DRAWING[contender](model)
@@ -94,7 +100,7 @@ EVALUATION: dict[str, Callable[[VLAE], Callable[..., Tensor]]] = {
 }
 
 
-@cases(EVALUATION, BASE, AXES, quick=lambda contender, size: size["N"] in (1, 64, 256))
+@cases(EVALUATION, BASE, AXES, quick=lambda contender, size: size["N"] == 256)
 def test_importance_sampling(race: Any, size: Size, contender: str) -> None:
     N, model = size["N"], paper_model().eval()
     evaluate = EVALUATION[contender](copy.deepcopy(model))
@@ -138,7 +144,11 @@ class Training:
         self.optimizer.step()
 
 
-@cases(TRAINING, BASE, AXES, quick=lambda contender, size: size["N"] in (1, 64, 256))
+def trains_quickly(contender: str, size: Size) -> bool:
+    return size["N"] in ((64,) if contender == "torch.compile" else (1, 64, 256))
+
+
+@cases(TRAINING, BASE, AXES, quick=trains_quickly)
 def test_training(race: Any, size: Size, contender: str) -> None:
     N = size["N"]
     ours, theirs = Training("native"), Training(contender)

@@ -30,9 +30,7 @@ def cases(
     return pytest.mark.parametrize(
         ("size", "contender"),
         [
-            pytest.param(
-                size, contender, id=f"{label} {contender}", marks=[pytest.mark.quick] * quick(contender, size)
-            )
+            pytest.param(size, contender, id=f"{label} {contender}", marks=[pytest.mark.quick] * quick(contender, size))
             for label, size in sizes.items()
             for contender in contenders
             if runs(contender, size)

@@ -61,6 +61,4 @@ def naive(model: VLAE) -> Draw:
     """A whole compiled pass of the PixelCNN for every pixel, and of a flow step for every dimension."""
     params, spec = model.pixelcnn.params(), model.pixelcnn.spec
     logits = compiled(reference.pixelcnn_logits)
-    return _drawing(
-        model, inverse_naive(model.prior_flow.params()), partial(sample_naive, params, spec, logits)
-    )
+    return _drawing(model, inverse_naive(model.prior_flow.params()), partial(sample_naive, params, spec, logits))

@@ -70,7 +70,8 @@ def vlae(model: VLAE, N: int, encoded: int | None = None) -> Work:
     ):
         with FlopCounterMode(display=False) as counter, torch.no_grad(), use_backend("reference"):
             network(inputs)
-        work += Work(count * counter.get_total_flops() / 2, 4 * bool(count) * sum(p.numel() for p in network.parameters()))
+        weights = sum(p.numel() for p in network.parameters()) if count else 0
+        work += Work(count * counter.get_total_flops() / 2, 4 * weights)
     return work
 
 
