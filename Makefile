@@ -65,9 +65,9 @@ wheel: .venv/installed
 	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v; print(v.VLAE(v.VLAEConfig()).sample(2).shape)"
 
 # Speed against plain torch and the libraries: five minutes, or all sizes. One thread; freed memory is kept, for all alike.
-bench bench-all: export OMP_NUM_THREADS := 1
-bench bench-all: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-bench bench-all: export MALLOC_MMAP_THRESHOLD_ := 1073741824
+bench bench-all bench-compare: export OMP_NUM_THREADS := 1
+bench bench-all bench-compare: export MALLOC_TRIM_THRESHOLD_ := 1073741824
+bench bench-all bench-compare: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 bench: BENCH := -m quick --seconds 0.5
 bench-all: BENCH := --seconds 2
 bench bench-all: .venv/contenders
@@ -77,7 +77,7 @@ bench bench-all: .venv/contenders
 	$(BIN)/python benchmarks/report.py from build/bench.json
 
 bench-compare: .venv/installed  ## what BASE=<git revision> and the checkout take, op by op
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compare.py $(BASE)
+	$(BIN)/python benchmarks/compare.py $(BASE)
 
 .venv/contenders: .venv/installed
 	$(BIN)/pip install -q -e ".[bench]" || echo "without nflows, normflows and zuko"

@@ -3,8 +3,9 @@
 Both revisions are built in folders of their own (build/compare/base, build/compare/head; head is the checkout as it
 stands). In every launch a fresh process for each runs the same cases in turn, pair by pair, and gives one median of the
 pairs' ratios: what differs between processes, as where their memory lies, is noise between launches. The range of n
-launches' medians holds the true median with a confidence of 1 - 2 ** (1 - n), whatever the noise looks like. Where the
-whole range lies beyond MARGIN the op is called slower or faster, else the same.
+launches' medians without the lowest and the highest holds the true median with a confidence of
+1 - 2 * (n + 1) / 2 ** n, whatever the noise looks like. Where all of it lies beyond MARGIN the op is called slower or
+faster, else the same.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from timing import Block, pair_up, repeats_for, time_block
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "compare"
-LAUNCHES = 8
+LAUNCHES = 12
 MARGIN = 1.03
 """Ratio that nobody needs to care about: different memory addresses alone make 1 to 2 %."""
 
@@ -40,7 +41,8 @@ class Verdict(NamedTuple):
 
 def verdict(medians: list[float]) -> Verdict:
     """Of the launches' medians."""
-    return Verdict(median(medians), min(medians), max(medians))
+    _, low, *_, high, _ = sorted(medians)
+    return Verdict(median(medians), low, high)
 
 
 # --- the two sides --------------------------------------------------------------------------------------------------
@@ -144,8 +146,8 @@ def compare(base: str, seconds: float) -> None:
         set_aside += aside
         for case, value in medians.items():
             found.setdefault(case, []).append(value)
-    confidence = 1 - 2 ** (1 - LAUNCHES)
-    print(f"\rtime at {head[:12]} / time at {base[:12]}; range of {LAUNCHES} launches ({confidence:.1%} confidence)")
+    confidence = 1 - 2 * (LAUNCHES + 1) / 2**LAUNCHES
+    print(f"\rtime at {head[:12]} / time at {base[:12]}; {LAUNCHES} launches, {confidence:.1%} confidence")
     for case, values in found.items():
         ratio, low, high = result = verdict(values)
         print(f"{case:48} {ratio:6.3f}  [{low:.3f} .. {high:.3f}]  {result.word}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from contenders_made import inverse_incremental, inverse_naive
-from contenders_pixelcnn import WavefrontSampler, sample_naive
+from contenders_pixelcnn import WavefrontSampler, log_prob_channels_last, sample_naive
 from contenders_torch import compiled
 from torch import Tensor
 
@@ -25,10 +25,17 @@ def on_reference(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def compiled_likelihood(model: VLAE) -> VLAE:
+def channels_last(model: VLAE) -> VLAE:
+    """The model with its PixelCNN's activations channels last, which suits torch.compile."""
+    net = model.pixelcnn
+    net.log_prob = lambda x, context: log_prob_channels_last(x, context, net.params(), net.spec)
+    return model
+
+
+def compiled_likelihood(model: VLAE) -> Callable[..., Tensor]:
     """`model.log_likelihood` with its inner part, the bound of up to 256 codes, compiled."""
     model._bound = compiled(model._bound)
-    return model
+    return on_reference(model.log_likelihood)
 
 
 def _drawing(model: VLAE, flow: Callable[[Tensor], Tensor], pixels: Callable[[Tensor, Tensor], Tensor]) -> Draw:

@@ -1,4 +1,4 @@
-"""Plain torch ways of drawing from a PixelCNN: what the native sampler is measured against."""
+"""Plain torch ways of running a PixelCNN and of drawing from it."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.reference import PixelCNNParams
+from vlae_fast.reference import PixelCNNParams, pixelcnn_logits
+
+
+def log_prob_channels_last(
+    x: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec = PixelCNNSpec()
+) -> Tensor:
+    """`reference.pixelcnn_log_prob` with all activations channels last: under torch.compile twice as fast."""
+
+    def channels_last(name: str, index: int, activations: Tensor) -> Tensor:
+        return activations.contiguous(memory_format=torch.channels_last)
+
+    logits = pixelcnn_logits(x, context, params, spec, channels_last)
+    return (x * logits - F.softplus(logits)).flatten(1).sum(1)
 
 
 class _Folded:

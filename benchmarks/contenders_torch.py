@@ -1,7 +1,7 @@
 """Ways to run the plain torch meaning of an op (`vlae_fast.reference`)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,23 +13,20 @@ def compiled(function: Function) -> Function:
     return torch.compile(function, dynamic=False)
 
 
-def channels_last(function: Function) -> Function:
-    """Image tensors [N, C, H, W] are laid out channels last first, inside the clock."""
+class Way(NamedTuple):
+    """How torch runs a function, and how the images [N, C, H, W] that it gets lie in memory."""
 
-    def run(*arguments: Any) -> Any:
-        return function(*(_channels_last(a) for a in arguments))
+    run: Callable[[Function], Function]
+    layout: torch.memory_format
 
-    return run
-
-
-def _channels_last(argument: Any) -> Any:
-    if isinstance(argument, Tensor) and argument.dim() == 4 and argument.shape[2:] != (3, 3):
-        return argument.contiguous(memory_format=torch.channels_last)
-    return argument
+    def laid_out(self, images: Tensor) -> Tensor:
+        """The same values and requires_grad; not on the clock."""
+        return images.detach().contiguous(memory_format=self.layout).requires_grad_(images.requires_grad)
 
 
-WAYS: dict[str, Callable[[Function], Function]] = {
-    "torch eager": lambda function: function,
-    "torch.compile": compiled,
-    "torch.compile channels last": lambda function: compiled(channels_last(function)),
+WAYS = {
+    "torch eager": Way(lambda function: function, torch.contiguous_format),
+    "torch eager, channels last": Way(lambda function: function, torch.channels_last),
+    "torch.compile": Way(compiled, torch.contiguous_format),
+    "torch.compile, channels last": Way(compiled, torch.channels_last),
 }

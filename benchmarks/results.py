@@ -88,14 +88,14 @@ class Results:
                 if sum(row.contender == OURS for row in along) >= 3:
                     yield axis, json.loads(others), sorted(along, key=lambda row: row.size[axis])
 
-    def find(self, op: str, contender: str | None = None, **size: int) -> Row:
-        """That contender, or the fastest of those that do the same work."""
+    def find(self, op: str, kind: str | None = None, **size: int) -> Row:
+        """The fastest contender of a kind (how their names begin), or of those that do the same work as ours."""
         rows = [
             row
             for row in self.rows
             if row.op == op
             and size.items() <= row.size.items()
-            and (row.contender == contender if contender else row.contender != OURS and row.same_work)
+            and (row.contender.startswith(kind) if kind else row.contender != OURS and row.same_work)
         ]
         if not rows:
             raise LookupError(f"no row of {op} at {size}")
