@@ -54,6 +54,8 @@ def quartiles(values: list[float]) -> list[float]:
 
 def time_block(call: Call, repeats: int) -> Block:
     """CPU time is counted over all threads, so the check means something with one thread only."""
+    if repeats > 1:
+        call()  # short calls: what the other contender has left in the caches is none of theirs
     cpu, wall = time.process_time(), time.perf_counter()
     for _ in range(repeats):
         call()
@@ -78,7 +80,7 @@ def time_pairs(ours: Call, theirs: Call, budget_seconds: float) -> Pairs:
 
 
 def pair_up(ours: Callable[[], Block], theirs: Callable[[], Block], wanted: int) -> Pairs:
-    """Timed blocks in turn, the one first then the other first, until `wanted` pairs (in reason) were undisturbed.
+    """Timed blocks in turn until `wanted` pairs (in reason) were undisturbed.
 
     Raises NotQuietError where there are too few of them.
     """
@@ -86,10 +88,7 @@ def pair_up(ours: Callable[[], Block], theirs: Callable[[], Block], wanted: int)
     pairs, tries = Pairs([], [], 0), 0
     while len(pairs.ours) < wanted and tries < MOST_TRIES * wanted:
         tries += 1
-        if tries % 2:
-            mine, other = ours(), theirs()
-        else:
-            other, mine = theirs(), ours()
+        mine, other = ours(), theirs()  # strictly in turn: each finds the caches as the other left them
         if mine.quiet and other.quiet:
             pairs.ours.append(mine.wall)
             pairs.theirs.append(other.wall)

@@ -62,7 +62,6 @@ def test_report_holds_every_row_and_needs_no_other_file(results):
 def test_disturbed_pairs_are_set_aside_and_counted():
     blocks = iter([Block(1, True), Block(2, True), Block(9, False), Block(9, True)] * 20)
     pairs = pair_up(lambda: next(blocks), lambda: next(blocks), 5)
-    # the second pair of blocks is asked for in the other order
     assert pairs.ours == [1.0] * 5
     assert pairs.theirs == [2.0] * 5
     assert pairs.set_aside == 4
