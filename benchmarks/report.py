@@ -165,7 +165,7 @@ def pictures(results: Results, op: str) -> list[str]:
         figure, axes = plots.figure()
         plots.in_size(axes, axis, rows)
         axes.legend(fontsize=7)
-        found.append((figure, f"Time against {plots.AXIS_LABELS.get(axis, axis)} {name(others)}"))
+        found.append((figure, f"Time against {plots.AXIS_LABELS.get(axis, axis)}{'; ' * bool(others)}{name(others)}"))
     most = max(len(rows) for rows in results.groups(op).values())
     candidates = [(size, rows) for size, rows in results.groups(op).items() if len(rows) == most]
     size, rows = candidates[len(candidates) // 2]
