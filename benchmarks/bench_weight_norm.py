@@ -48,7 +48,7 @@ def test_forward(race: Any, size: Size, contender: str) -> None:
     torch.testing.assert_close(w, reference.weight_norm(v, g, live))
 
 
-@cases(CONTENDERS, BASE, AXES, quick=lambda contender, size: size == BASE)
+@cases(CONTENDERS, BASE, AXES, quick=lambda contender, size: size == BASE and contender != "torch.compile")
 def test_forward_and_backward(race: Any, size: Size, contender: str) -> None:
     v, g, live, mask = case(size)
     ours, theirs = CONTENDERS["native"](live, mask), CONTENDERS[contender](live, mask)

@@ -24,7 +24,8 @@ def cases(
 ) -> Any:
     """Decorator with the parameters (size, contender): every axis grows alone, the others stay as in `base`.
 
-    `quick` says what is part of `make bench`, `runs` what is part of `make bench-all`.
+    `quick` says what is part of `make bench`, `runs` what is part of `make bench-all`. To compile one contender takes
+    torch about ten seconds, so few of them are quick.
     """
     sizes = {name(size): size for axis, values in axes.items() for size in (base | {axis: v} for v in values)}
     return pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import plots
 from cases import name
-from results import LABELS, OURS, Results, Row, from_pytest_benchmark, machine_name
+from result_file import LABELS, OURS, Results, Row, from_pytest_benchmark, machine_name
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from compare import LAUNCHES, verdict
 from report import BEGIN, END, html, markdown, readme_block, with_block
-from results import OURS, Results
+from result_file import OURS, Results
 from timing import Block, NotQuietError, pair_up, quartiles
 from work import Work, made, pixelcnn
 
