@@ -5,7 +5,8 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint gpu-kernels bench isa aarch64 sanitizers cuda-sim fuzz kill docs examples gpu-report wheel clean
+.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim fuzz kill docs examples \
+  gpu-report wheel clean
 
 demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
 	$(BIN)/python examples/demo.py
@@ -79,8 +80,24 @@ wheel: .venv/installed
 	build/wheel/venv/bin/pip install -q build/wheel/*.whl
 	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v; print(v.VLAE(v.VLAEConfig()).sample(2).shape)"
 
-bench: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
+# Speed against plain torch and the libraries: five minutes, or all sizes. One thread; freed memory is kept, for all alike.
+bench bench-all bench-compare: export OMP_NUM_THREADS := 1
+bench bench-all bench-compare: export MALLOC_TRIM_THRESHOLD_ := 1073741824
+bench bench-all bench-compare: export MALLOC_MMAP_THRESHOLD_ := 1073741824
+bench: BENCH := -m quick --seconds 0.5
+bench-all: BENCH := --seconds 2
+bench bench-all: .venv/contenders
+	mkdir -p build
+	$(BIN)/pytest -q benchmarks $(BENCH) --benchmark-json build/bench.json --benchmark-group-by group \
+	  --benchmark-columns median,iqr,rounds
+	$(BIN)/python benchmarks/report.py from build/bench.json
+
+bench-compare: .venv/installed  ## what BASE=<git revision> and the checkout take, op by op
+	$(BIN)/python benchmarks/compare.py $(BASE)
+
+.venv/contenders: .venv/installed
+	$(BIN)/pip install -q -e ".[bench]" || echo "without nflows, normflows and zuko"
+	touch $@
 
 .venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

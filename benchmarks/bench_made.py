@@ -1,87 +1,124 @@
-"""MADE flows, D=64, M=640, T=4, mean only, one thread: our kernels, plain PyTorch, and the libraries found here.
-
-The libraries' flows also learn scales: 8 % more multiply-adds.
-"""
+"""MADE flows, mean only: our kernels, plain torch, and the libraries found here with the same weights."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import contenders_made as contenders
 import pytest
 import torch
+import work
+from cases import Size, cases
+from contenders_flows import LIBRARIES, cyclic_degrees
+from contenders_torch import compiled
 from torch import Tensor
 
-from vlae_fast import masks, native
+from vlae_fast import ops
 from vlae_fast.reference import MADEFlowParams
 
-D, M, T = 64, 640, 4
-LIBRARIES = {"nflows": contenders.nflows_flow, "zuko": contenders.zuko_flow}
+Call = Callable[[Tensor], Any]
+Contenders = dict[str, Callable[[MADEFlowParams], Call]]
+BASE = {"N": 64, "latent": 64, "hidden": 640}
+AXES = {"N": (1, 16, 64, 256, 1024), "latent": (16, 64, 256), "hidden": (160, 640, 2560)}
+T = 4
 
 
-@pytest.fixture
-def params() -> MADEFlowParams:
-    def draw(*shape: int, fan: int) -> Tensor:
+def draw(D: int, M: int) -> MADEFlowParams:
+    def normal(*shape: int, fan: int) -> Tensor:
         return torch.randn(*shape) / fan**0.5
 
     return MADEFlowParams(
-        draw(T, M, D, fan=D), torch.zeros(T, M), draw(T, M, M, fan=M), torch.zeros(T, M),
-        draw(T, D, M, fan=4 * M), torch.zeros(T, D), masks.made_degrees(D, M),
+        normal(T, M, D, fan=D), normal(T, M, fan=4), normal(T, M, M, fan=M), normal(T, M, fan=4),
+        normal(T, D, M, fan=4 * M), normal(T, D, fan=4), cyclic_degrees(D, M).sort().values,
     )  # fmt: skip
 
 
-def library(name: str, direction: int) -> Callable[[Tensor], Tensor]:
-    if not find_spec(name):
-        pytest.skip(f"{name} is not installed")
-    return LIBRARIES[name](D, M, T)[direction]
+def library(name: str, direction: int) -> Callable[[MADEFlowParams], Call]:
+    def make(params: MADEFlowParams) -> Call:
+        if not find_spec(name):
+            pytest.skip(f"{name} is not installed")
+        return LIBRARIES[name](params)[direction]
+
+    return make
 
 
-def run(benchmark, group: str, contender: str, call: Callable[[Tensor], object], argument: Tensor) -> object:
-    benchmark.group, benchmark.extra_info["contender"] = group, contender
-    return benchmark(call, argument)
+def native_gradients(params: MADEFlowParams) -> Call:
+    leaves = [p.clone().requires_grad_() for p in params[:6]]
+    flow = MADEFlowParams(*leaves, params.degrees)
+
+    def run(z: Tensor) -> list[Tensor]:
+        z = z.clone().requires_grad_()
+        return list(torch.autograd.grad(ops.made_flow_forward(z, flow)[0].sum(), [z, *leaves]))
+
+    return run
 
 
-@pytest.mark.parametrize("contender", ["native", "incremental", "naive", *LIBRARIES])
-@pytest.mark.parametrize("N", [1, 16, 64, 256])
-def test_inverse(benchmark, params: MADEFlowParams, N: int, contender: str) -> None:
-    calls = {
-        "native": lambda: lambda eps: native.made_flow_inverse(eps, list(params), None),
-        "incremental": lambda: contenders.inverse_incremental(params),
-        "naive": lambda: contenders.inverse_naive(params),
-    }
-    call = library(contender, 1) if contender in LIBRARIES else calls[contender]()
-    eps = torch.randn(N, D)
-    z = run(benchmark, f"made_flow_inverse N={N}", contender, call, eps)
-    if contender not in LIBRARIES:
-        torch.testing.assert_close(contenders.density_folded(params)(z), eps, rtol=1e-4, atol=1e-4)
+INVERSE: Contenders = {
+    "native": lambda params: lambda eps: ops.made_flow_inverse(eps, params),
+    "torch incremental": contenders.inverse_incremental,
+    "torch naive": contenders.inverse_naive,
+    **{name: library(name, 1) for name in LIBRARIES},
+}
+DENSITY: Contenders = {
+    "native": lambda params: lambda z: ops.made_flow_forward(z, params)[0],
+    "torch folded": contenders.density_folded,
+    "torch folded, torch.compile": lambda params: contenders.density_folded(params, compiled),
+    **{name: library(name, 0) for name in LIBRARIES},
+}
+GRADIENTS: Contenders = {
+    "native": native_gradients,
+    "torch eager": contenders.density_and_gradients,
+    "torch.compile": lambda params: contenders.density_and_gradients(params, compiled),
+}
 
 
-@pytest.mark.parametrize("contender", ["native", "folded", *LIBRARIES])
-@pytest.mark.parametrize("N", [1, 64, 1024])
-def test_density(benchmark, params: MADEFlowParams, N: int, contender: str) -> None:
-    calls = {
-        "native": lambda: lambda z: native.made_flow_forward(z, list(params), None)[0],
-        "folded": lambda: contenders.density_folded(params),
-    }
-    call = library(contender, 0) if contender in LIBRARIES else calls[contender]()
-    z = torch.randn(N, D)
-    eps = run(benchmark, f"made_flow_forward N={N}", contender, call, z)
-    if contender not in LIBRARIES:
-        torch.testing.assert_close(eps, contenders.density_folded(params)(z), rtol=1e-4, atol=1e-4)
+def exact(params: MADEFlowParams) -> MADEFlowParams:
+    return MADEFlowParams(*(p.double() for p in params[:6]), params.degrees)
 
 
-@pytest.mark.parametrize("contender", ["native", "autograd"])
-@pytest.mark.parametrize("N", [64, 1024])
-def test_density_and_gradients(benchmark, params: MADEFlowParams, N: int, contender: str) -> None:
-    def compiled(z: Tensor) -> list[Tensor]:
-        eps, log_det = native.made_flow_forward(z, list(params), None)
-        deps, dlog_det = torch.ones_like(eps), torch.zeros_like(log_det)
-        dz, _, *dparams = native.made_flow_forward_backward(deps, dlog_det, z, list(params), None)
-        return [dz, *dparams]
+def needed(size: Size, params: MADEFlowParams) -> work.Work:
+    return work.made(size["N"], params.degrees, size["latent"], T)
 
-    autograd = contenders.density_and_gradients(params)
-    z = torch.randn(N, D)
-    gradients = run(
-        benchmark, f"made_flow forward + backward N={N}", contender, compiled if contender == "native" else autograd, z
-    )
-    for actual, expected in zip(gradients, autograd(z), strict=True):
+
+def is_base(size: Size) -> bool:
+    return size == BASE | {"N": size["N"]}
+
+
+def quick_inverse(contender: str, size: Size) -> bool:
+    return is_base(size) and (contender in ("native", "torch incremental") or size["N"] <= 64)
+
+
+@cases(INVERSE, BASE, AXES, quick_inverse)
+def test_inverse(race: Any, size: Size, contender: str) -> None:
+    params, eps = draw(size["latent"], size["hidden"]), torch.randn(size["N"], size["latent"])
+    ours, theirs = INVERSE["native"](params), INVERSE[contender](params)
+    z = race("made_flow_inverse", size, contender, lambda: ours(eps), lambda: theirs(eps), needed(size, params))
+    again = contenders.density_folded(exact(params))(z.double())
+    torch.testing.assert_close(again, eps.double(), rtol=1e-4, atol=1e-4)
+
+
+def quick_density(contender: str, size: Size) -> bool:
+    return is_base(size) and size["N"] in ((64,) if "torch.compile" in contender else (1, 64, 1024))
+
+
+@cases(DENSITY, BASE, AXES, quick_density)
+def test_density(race: Any, size: Size, contender: str) -> None:
+    params, z = draw(size["latent"], size["hidden"]), torch.randn(size["N"], size["latent"])
+    ours, theirs = DENSITY["native"](params), DENSITY[contender](params)
+    eps = race("made_flow_forward", size, contender, lambda: ours(z), lambda: theirs(z), needed(size, params))
+    expected = contenders.density_folded(exact(params))(z.double())
+    torch.testing.assert_close(eps.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def quick_gradients(contender: str, size: Size) -> bool:
+    return is_base(size) and size["N"] == 1024 and contender != "torch.compile"
+
+
+@cases(GRADIENTS, BASE, AXES, quick_gradients)
+def test_density_and_gradients(race: Any, size: Size, contender: str) -> None:
+    params, z = draw(size["latent"], size["hidden"]), torch.randn(size["N"], size["latent"])
+    ours, theirs = GRADIENTS["native"](params), GRADIENTS[contender](params)
+    whole = work.with_gradients(needed(size, params))
+    gradients = race("made_flow_forward + gradients", size, contender, lambda: ours(z), lambda: theirs(z), whole)
+    for actual, expected in zip(gradients, contenders.density_and_gradients(exact(params))(z.double()), strict=True):
         assert (actual - expected).norm() <= 1e-2 * expected.norm()  # a unit at 0 may be on in one and off in the other

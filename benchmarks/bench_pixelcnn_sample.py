@@ -1,65 +1,65 @@
-"""Drawing images: the native sampler, the best plain torch, and for one image the naive pass a pixel.
+"""Drawing images: our sampler, and plain torch with cached activations and with a whole pass a pixel."""
 
-`pytest benchmarks/bench_pixelcnn_sample.py --benchmark-group-by=group`; compare within a group, one run at a time.
-"""
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import functools
-
-import pytest
+import pixelcnn_cases as inputs
 import torch
-from contenders_pixelcnn import WavefrontSampler, sample_naive
+import work
+from cases import Size, cases
+from contenders_pixelcnn import CachedSampler, WavefrontSampler, sample_naive
+from contenders_torch import compiled
+from pixelcnn_cases import AXES, BASE, SPEC
+from torch import Tensor
 
-from vlae_fast import native, reference
-from vlae_fast.config import PixelCNNSpec
-from vlae_fast.reference import PixelCNNParams
+from vlae_fast import PixelCNNParams, ops, reference
 
-R1 = (5, PixelCNNSpec())
-R4 = (12, PixelCNNSpec(block_convs=2))
-CASES = {
-    "28x28-N1": (*R1, 1, 28, 28),
-    "28x28-N16": (*R1, 16, 28, 28),
-    "28x28-N256": (*R1, 256, 28, 28),
-    "28x28-N16-R4": (*R4, 16, 28, 28),
-    "256x256-N16": (*R1, 16, 256, 256),
+Sample = Callable[[Tensor, Tensor], Tensor]
+
+
+def native(params: PixelCNNParams) -> Sample:
+    return lambda context, uniforms: ops.pixelcnn_sample(context, params, uniforms, SPEC)
+
+
+CONTENDERS: dict[str, Callable[[PixelCNNParams], Sample]] = {
+    "native": native,
+    "torch cached, wavefront": lambda params: WavefrontSampler(params, SPEC),
+    "torch cached, pixel by pixel": lambda params: CachedSampler(params, SPEC),
+    "torch naive": lambda params: partial(sample_naive, params, SPEC, reference.pixelcnn_logits),
+    "torch naive, torch.compile": lambda params: partial(
+        sample_naive, params, SPEC, compiled(reference.pixelcnn_logits)
+    ),
 }
 
 
-def draw_arguments(L, N, H, W, C=12, K=4, P=4):
-    def draw(*shape, fan):
-        return torch.randn(*shape) / fan**0.5
-
-    params = PixelCNNParams(
-        draw(C, 1, 3, 3, fan=4), draw(C, K, 3, 3, fan=9 * K), draw(C, fan=4),
-        draw(1, C, C, 3, 3, fan=5 * C), torch.rand(L, C) + 0.5, draw(L, C, fan=4),
-        draw(P, 2, C, C, fan=C), draw(P, 2, C, fan=4), draw(C, fan=C), draw(1, fan=1),
-    )  # fmt: skip
-    return torch.randn(N, K, H, W), params, torch.rand(N, H, W)
+def runs(contender: str, size: Size) -> bool:
+    """A pass a pixel takes 4 s for 16 small images, and minutes where the others take a second."""
+    return not contender.startswith("torch naive") or (size["N"] <= 16 and size == BASE | {"N": size["N"]})
 
 
-def make_sampler(contender, params, spec):
-    if contender == "native":
-        after = spec.pointwise_positions(len(params.pointwise_weight), len(params.hidden_gain))
-        wiring = (spec.residual_scale, spec.block_convs, list(after), spec.visible_stride)
-        return lambda context, uniforms: native.pixelcnn_sample(context, list(params), uniforms, *wiring, 1.0, None)
-    if contender == "torch_wavefront":
-        return WavefrontSampler(params, spec)
-    return functools.partial(sample_naive, params, spec)
+def quick(contender: str, size: Size) -> bool:
+    if contender.startswith("torch naive"):
+        return contender == "torch naive" and size["N"] == 1
+    if contender == "torch cached, pixel by pixel":
+        return size == BASE | {"N": size["N"]} and size["N"] <= 256
+    return size == BASE | {"N": size["N"]} or size == BASE | {"image": size["image"]}
 
 
-def contenders():
-    for case in CASES:
-        for contender in ("native", "torch_wavefront", *(["naive"] if case == "28x28-N1" else [])):
-            yield pytest.param(case, contender, id=f"{case}-{contender}")
-
-
-@pytest.mark.parametrize(("case", "contender"), list(contenders()))
-def test_pixelcnn_sample(benchmark, case, contender):
-    torch.manual_seed(0)
-    L, spec, N, H, W = CASES[case]
-    context, params, uniforms = draw_arguments(L, N, H, W)
-    benchmark.group = f"pixelcnn_sample {case}"
-    benchmark.extra_info |= {"contender": contender, "images": N, "pixels": N * H * W}
-    x = benchmark(make_sampler(contender, params, spec), context, uniforms)
-    p = torch.sigmoid(reference.pixelcnn_logits(x, context, params, spec))[:, 0]
+@cases(CONTENDERS, BASE, AXES, quick, runs)
+def test_sample(race: Any, size: Size, contender: str) -> None:
+    N, image = size["N"], size["image"]
+    params = inputs.network(size["channels"], size["layers"])
+    context, uniforms = inputs.context(N, image), torch.rand(N, image, image)
+    ours, theirs = native(params), CONTENDERS[contender](params)
+    x = race(
+        "pixelcnn_sample",
+        size,
+        contender,
+        lambda: ours(context, uniforms),
+        lambda: theirs(context, uniforms),
+        work.pixelcnn(**size),
+    )
+    p = torch.sigmoid(reference.pixelcnn_logits(x, context, params, SPEC))[:, 0]
     differs = x[:, 0] != (uniforms < p).float()
     assert not (differs & ((uniforms - p).abs() > 1e-4)).any()

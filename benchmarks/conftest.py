@@ -1,18 +1,125 @@
-"""What all benchmarks share: one thread, and memory that is kept when it is freed."""
+"""What all benchmarks share: one thread, one way of timing, and what is written down about the machine."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy
 import pytest
+import timing
 import torch
+from work import Work
 
-from vlae_fast.native import keep_freed_memory
+from vlae_fast import native
 
-keep_freed_memory()  # else torch's large temporaries are paid for in page faults, ours hardly
+ALLOCATOR = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+
+
+class Replay:
+    """A clock for pytest-benchmark, moved on by hand: it hands over the times that timing.py has measured."""
+
+    __name__ = "timing.time_pairs"
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+REPLAY = Replay()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=float, default=0.5, help="seconds to spend on timing one contender")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=REPLAY))
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch._dynamo.reset()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def race(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Times a contender and ours in turn; returns the contender's result, for the test to assert.
+
+    The contender "native" is ours against itself: how far its ratio strays from 1 is what the others' may stray by.
+    """
+
+    def run(
+        op: str,
+        size: cases.Size,
+        contender: str,
+        ours: timing.Call,
+        theirs: timing.Call,
+        work: Work,
+        memory: bool = False,
+    ) -> Any:
+        benchmark.group = f"{op} {cases.name(size)}"
+        ours()
+        result = theirs()  # compiles
+        if benchmark.disabled:
+            return benchmark(lambda: result)
+        try:
+            pairs = timing.time_pairs(ours, theirs, request.config.getoption("--seconds"))
+        except timing.NotQuietError as error:
+            pytest.skip(str(error))
+        benchmark.extra_info.update(
+            op=op,
+            size=size,
+            contender=contender,
+            seconds=timing.quartiles(pairs.theirs),
+            ours_seconds=timing.quartiles(pairs.ours),
+            ratio=timing.quartiles(pairs.ratios()),
+            pairs=len(pairs.ours),
+            set_aside=pairs.set_aside,
+            work=work._asdict(),
+            peak_bytes=timing.peak_bytes(theirs) if memory else None,
+        )
+        kept = iter(pairs.theirs)
+
+        def replay() -> None:
+            REPLAY.now += next(kept)
+
+        benchmark.pedantic(replay, rounds=len(pairs.theirs))
+        return theirs()
+
+    return run
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["run"] = {
+        "quick": config.option.markexpr == "quick",
+        "probes": probe(),
+        "isa": native.isa(),
+        "threads": 1,
+        "allocator": {name: os.environ.get(name, "default") for name in ALLOCATOR},
+        "versions": {"torch": torch.__version__, "numpy": numpy.__version__, "python": sys.version.split()[0]},
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def probe() -> dict[str, Any]:
+    """Ceilings of one core, measured now: see probes.c."""
+    source = Path(__file__).with_name("probes.c")
+    program = source.parents[1] / "build" / "probes"
+    program.parent.mkdir(exist_ok=True)
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-O3", "-march=native", str(source), "-o", str(program)], check=True)
+    ceilings: dict[str, Any] = json.loads(subprocess.run([program], check=True, capture_output=True).stdout)
+    return ceilings

@@ -1,4 +1,4 @@
-"""Mean-only MADE flows as plain PyTorch and the known libraries run them."""
+"""Mean-only MADE flows as plain PyTorch runs them."""
 
 from collections.abc import Callable
 
@@ -32,20 +32,20 @@ def mean(layers: Layers, y: Tensor) -> Tensor:
     return torch.addmm(b3, h, w3)
 
 
-def density_folded(params: MADEFlowParams) -> Flow:
+def density_folded(params: MADEFlowParams, way: Callable[[Flow], Flow] = lambda run: run) -> Flow:
+    """One pass a step; `way` is how torch runs it (contenders_torch.WAYS)."""
     steps = folded(params)
 
-    @torch.inference_mode()
     def run(z: Tensor) -> Tensor:
         for layers in steps:
             z = (z - mean(layers, z)).flip(1)
         return z
 
-    return run
+    return torch.inference_mode()(way(run))
 
 
 def inverse_naive(params: MADEFlowParams) -> Flow:
-    """D whole passes a step."""
+    """D whole passes a step, the masks folded in."""
     steps = folded(params)
 
     @torch.inference_mode()
@@ -86,45 +86,25 @@ def inverse_incremental(params: MADEFlowParams) -> Flow:
     return run
 
 
-def density_and_gradients(params: MADEFlowParams) -> Callable[[Tensor], list[Tensor]]:
+def density_and_gradients(
+    params: MADEFlowParams, way: Callable[..., Tensor] = lambda run: run
+) -> Callable[[Tensor], list[Tensor]]:
     """Forward and backward by autograd; gradients of the sum of the result, z first, then the parameters."""
     first, second, third = masks.made_masks(params.degrees, params.weight1.shape[2], like=params.weight1)
     leaves = [p.clone().requires_grad_() for p in params[:6]]
-    w1, b1, w2, b2, w3, b3 = leaves
 
-    def run(z: Tensor) -> list[Tensor]:
-        z = z.clone().requires_grad_()
+    def density(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
         y = z
         for t in range(len(b1)):
             h = F.relu(F.linear(y, w1[t] * first, b1[t]))
             h = F.relu(F.linear(h, w2[t] * second, b2[t]))
             y = (y - F.linear(h, w3[t] * third, b3[t])).flip(1)
-        return list(torch.autograd.grad(y.sum(), [z, *leaves]))
+        return y
+
+    run_density = way(density)
+
+    def run(z: Tensor) -> list[Tensor]:
+        z = z.clone().requires_grad_()
+        return list(torch.autograd.grad(run_density(z, *leaves).sum(), [z, *leaves]))
 
     return run
-
-
-def nflows_flow(D: int, M: int, T: int) -> tuple[Flow, Flow]:
-    """(density, inverse) of a flow of the same size with weights of its own; it learns scales too."""
-    from nflows.transforms import CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
-
-    flow = CompositeTransform([
-        part
-        for _ in range(T)
-        for part in (
-            MaskedAffineAutoregressiveTransform(D, M, num_blocks=1, use_residual_blocks=False),
-            ReversePermutation(D),
-        )
-    ]).eval()  # fmt: skip
-    return torch.inference_mode()(lambda z: flow(z)[0]), torch.inference_mode()(lambda eps: flow.inverse(eps)[0])
-
-
-def zuko_flow(D: int, M: int, T: int) -> tuple[Flow, Flow]:
-    """See `nflows_flow`."""
-    import zuko
-
-    flow = zuko.flows.MAF(features=D, transforms=T, hidden_features=(M, M)).eval()
-    return (
-        torch.inference_mode()(lambda z: flow().transform.call_and_ladj(z)[0]),
-        torch.inference_mode()(lambda eps: flow().transform.inv(eps)),
-    )
