@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim fuzz kill docs examples \
   gpu-report wheel clean
 
-demo: .venv/installed  ## two minutes of training, then samples.png and reconstructions.png
+demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
 
 test: .venv/installed
