@@ -65,8 +65,10 @@ def pack_weights(
     HAS_GAIN multiplies by gain [count, IN]. The caller sets a barrier.
     """
     EVEN: tl.constexpr = OUT + OUT % 2
-    for start in range(0, count * IN * TAPS * EVEN, BLOCK):
-        at = start + tl.arange(0, BLOCK)
+    # Not of the planes' shape: the compiler gives all loads of a shape the layout that suits one of them.
+    SPAN: tl.constexpr = 2 * BLOCK
+    for start in range(0, count * IN * TAPS * EVEN, SPAN):
+        at = start + tl.arange(0, SPAN)
         out = at % EVEN
         tap = at // EVEN % TAPS
         source = at // (EVEN * TAPS)
