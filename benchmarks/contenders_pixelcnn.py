@@ -6,19 +6,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlae_fast import masks
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.reference import PixelCNNParams, pixelcnn_logits
+from vlae_fast.reference import PixelCNNParams
 
 
-def log_prob_channels_last(
-    x: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec = PixelCNNSpec()
-) -> Tensor:
-    """`reference.pixelcnn_log_prob` with all activations channels last: under torch.compile twice as fast."""
-
-    def channels_last(name: str, index: int, activations: Tensor) -> Tensor:
-        return activations.contiguous(memory_format=torch.channels_last)
-
-    logits = pixelcnn_logits(x, context, params, spec, channels_last)
+def log_prob_channels_last(x: Tensor, context: Tensor, params: PixelCNNParams, spec: PixelCNNSpec) -> Tensor:
+    """`reference.pixelcnn_log_prob` as torch.compile likes it best: activations channels last, gains and biases folded
+    into the convolutions, so that what is left between them runs over contiguous memory.
+    """
+    p, scale = params, spec.residual_scale
+    L, tied = len(p.hidden_gain), len(p.hidden_weight) == 1
+    visible = masks.visible_pixels(x.shape[2], x.shape[3], spec.visible_stride, like=x)
+    image_weight = p.image_weight * masks.causal3x3("A", like=x)
+    inputs = torch.cat([x * visible, context], 1).contiguous(memory_format=torch.channels_last)
+    h = F.conv2d(inputs, torch.cat([image_weight, p.context_weight], 1), p.input_bias, padding=1)
+    causal = p.hidden_weight * masks.causal3x3("B", like=x)
+    after = spec.pointwise_positions(len(p.pointwise_weight), L)
+    for block in range(L // spec.block_convs):
+        f = h
+        for layer in range(block * spec.block_convs, (block + 1) * spec.block_convs):
+            weight = causal[0 if tied else layer] * p.hidden_gain[layer][:, None, None, None]
+            f = F.conv2d(F.elu(f), weight, p.hidden_bias[layer], padding=1)
+        h = h + scale * f
+        for k in (k for k, position in enumerate(after) if position == block):
+            f = h
+            for i in range(2):
+                f = F.conv2d(F.elu(f), p.pointwise_weight[k, i][:, :, None, None], p.pointwise_bias[k, i])
+            h = h + scale * f
+    logits = F.conv2d(F.elu(h), p.output_weight[None, :, None, None], p.output_bias)
     return (x * logits - F.softplus(logits)).flatten(1).sum(1)
 
 
