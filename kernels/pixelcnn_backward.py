@@ -127,13 +127,12 @@ def pixelcnn_backward_kernel(
         dh = ()
         for c in tl.static_range(C):
             dh = dh + (tl.load(output_weight + c) * dlogit * elu_slope(a[c]),)
-        store_planes(dh_planes + at, plane, dh, inside, C)
         for reversed_residual in range(L // BLOCK_CONVS):
             residual = L // BLOCK_CONVS - 1 - reversed_residual
             for reversed_p in range(P):
                 p = P - 1 - reversed_p
                 for _ in range((pick(AFTER, p) == residual).to(tl.int32)):
-                    g = scaled(load_planes(dh_planes + at, plane, C), residual_scale, C)
+                    g = scaled(dh, residual_scale, C)
                     for reversed_stage in range(2):
                         stage = 2 * p + 1 - reversed_stage
                         g = layer_backward(
@@ -141,9 +140,8 @@ def pixelcnn_backward_kernel(
                             sums + (pointwise_rows + stage * (C + 1)) * C, plane, row, start, inside,
                             pointwise_at + stage * (C * EVEN), C, 1, BLOCK, DEPTH, PRECISION,
                         )  # fmt: skip
-                    dh = add_scaled(load_planes(dh_planes + at, plane, C), 1.0, g, C)
-                    store_planes(dh_planes + at, plane, dh, inside, C)
-            g = scaled(load_planes(dh_planes + at, plane, C), residual_scale, C)
+                    dh = add_scaled(dh, 1.0, g, C)
+            g = scaled(dh, residual_scale, C)
             for reversed_layer in range(BLOCK_CONVS):
                 layer = (residual + 1) * BLOCK_CONVS - 1 - reversed_layer
                 g = layer_backward(
@@ -151,8 +149,8 @@ def pixelcnn_backward_kernel(
                     sums + (hidden_rows + layer * (5 * C + 1)) * C, plane, row, start, inside,
                     hidden_at + layer * (5 * C * EVEN), C, 5, BLOCK, DEPTH, PRECISION,
                 )  # fmt: skip
-            dh = add_scaled(load_planes(dh_planes + at, plane, C), 1.0, g, C)
-            store_planes(dh_planes + at, plane, dh, inside, C)
+            dh = add_scaled(dh, 1.0, g, C)
+        store_planes(dh_planes + at, plane, dh, inside, C)
         correlate(
             sums, inputs + front + start, dh_planes + start, plane, row, 1, C, 4, C, BLOCK, DEPTH, PRECISION
         )  # fmt: skip
