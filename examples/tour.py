@@ -1,6 +1,7 @@
 """All that the model does, in under a minute: trains, samples, inpaints, reconstructs, scores and plots.
 
-Takes the data that demo.py takes. `python examples/tour.py --out runs/tour`; its pictures lie there.
+Takes the MNIST files of $VLAE_DATA or ./data; where there are none, the 8x8 digits that scikit-learn carries stand in.
+`python examples/tour.py --out runs/tour`; its pictures lie there.
 """
 
 import argparse
@@ -8,10 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from demo import find_data
 
 from vlae_fast import VLAE, TrainConfig, VLAEConfig, plots
+from vlae_fast.data import MissingDataError, load
 from vlae_fast.train import Trainer
+
+
+def find_data():
+    """The first data set whose files are here, and its name; without any, scikit-learn's digits."""
+    for name in ("static-mnist", "dynamic-mnist"):
+        try:
+            return name, load(name)
+        except MissingDataError:
+            continue
+    return "digits", load("digits")
 
 
 def main():
