@@ -17,6 +17,7 @@ from typing import Any
 import contenders_made
 import gpu_cases
 import torch
+from contenders_flows import LIBRARIES, cyclic_degrees
 from contenders_pixelcnn import WavefrontSampler, sample_naive
 from gpu_cases import R1, R4, attempt
 from torch import Tensor
@@ -178,10 +179,11 @@ def made_case() -> tuple[Any, float]:
 def library_flows(direction: int, sample: Tensor) -> dict[str, Call]:
     """The same flow by the libraries that are found here."""
     found = {}
-    for name, make in (("nflows", contenders_made.nflows_flow), ("zuko", contenders_made.zuko_flow)):
+    for name, make in LIBRARIES.items():
         if find_spec(name):
             with torch.device(DEVICE):
-                found[name] = partial(make(64, 640, 4)[direction], sample)
+                params = gpu_cases.tests.made_params(degrees=cyclic_degrees(64, 640).sort().values)
+                found[name] = partial(make(gpu_cases.moved(params, DEVICE))[direction], sample)
     return found
 
 
