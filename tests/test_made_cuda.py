@@ -34,7 +34,7 @@ def simulated() -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def _cuda(simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """gpu.py's launchers run the simulated module, in scratch full of NaN, and write nothing behind it."""
+    """The launchers of gpu/made.py run the simulated module, in scratch full of NaN, and write nothing behind it."""
     scratches = []
 
     def scratch(y: torch.Tensor, count: int) -> torch.Tensor:

@@ -141,7 +141,7 @@ def register(
 ) -> None:
     """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient (a gradient's own: none).
 
-    The CUDA body is the function of the same name in `gpu.py`.
+    The CUDA body is the function of the same name in the package `gpu`.
     """
     op = schema[: schema.index("(")]
     name = f"vlae_fast::{op}"
