@@ -1,4 +1,5 @@
-// Thin, as bindings.cpp: addresses on the device, sizes and a stream in, one call out. Checks are in vlae_fast/gpu/made.py.
+// Thin, as bindings.cpp: addresses on the device, sizes and a stream in, one call out. Checks are in
+// vlae_fast/gpu/made.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 
