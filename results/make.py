@@ -74,19 +74,27 @@ def flags(prefix: str, values: dict, defaults: dict) -> list[str]:
     return found
 
 
+def collected(name: str) -> dict:
+    """Figures of a run that were copied before."""
+    run: dict = json.loads((HERE / "runs" / f"{name}.json").read_text())
+    return run
+
+
 def command(name: str, run: dict) -> str:
     """What trains and tests such a run again."""
     model, training = (json.loads(json.dumps(dataclasses.asdict(c))) for c in (VLAEConfig(), TrainConfig()))
-    given = flags("", run["config"]["training"], training) + flags("model.", run["config"]["model"], model)
+    start = run["config"]["training"].get("start_from")
+    given = flags("", run["config"]["training"], training)
+    given += [] if start else flags("model.", run["config"]["model"], model)
+    earlier = [command(Path(start).name, collected(Path(start).name))] if start else []
     data = [] if any(flag.startswith("--data ") for flag in given) else ["--data static-mnist"]
     epochs = [] if run["config"]["training"]["anneal_to"] else [f"--epochs {run['last_validation']['epoch']:g}"]
     test = run["test"]
     subset = f" --subset {test['images']}" if test["images"] < TEST_IMAGES[dataset(run)] else ""
     samples = f" --samples {test['samples']}" if test["kl_nats"] else ""
-    return (
-        f"vlae-fast train --out runs/{name} {' '.join([*data, *given, *epochs])}\n"
-        f"vlae-fast evaluate runs/{name}{samples}{subset} --json runs/{name}/test.json"
-    )
+    train = f"vlae-fast train --out runs/{name} {' '.join([*data, *given, *epochs])}"
+    evaluate = f"vlae-fast evaluate runs/{name}{samples}{subset} --json runs/{name}/test.json"
+    return "\n".join([*earlier, train, evaluate])
 
 
 TEST_IMAGES = {"static-mnist": 10_000, "dynamic-mnist": 10_000, "omniglot": 8_070, "caltech101": 2_307}
@@ -113,7 +121,8 @@ def schedule(run: dict) -> str:
     """Epochs, and from where on the step size falls."""
     training = run["config"]["training"]
     decay = f", falling from {training['anneal_from']:g}" if training["anneal_to"] else ", constant"
-    return f"{run['last_validation']['epoch']:g}{decay}"
+    start = training.get("start_from")
+    return f"{run['last_validation']['epoch']:g}{decay}{f', after {Path(start).name}' if start else ''}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -199,7 +208,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="run folders")
     for run in parser.parse_args().runs:
         collect(run)
-    runs = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "runs").glob("*.json"))}
+    runs = {path.stem: collected(path.stem) for path in sorted((HERE / "runs").glob("*.json"))}
     (HERE / "RESULTS.md").write_text(report(runs))
     print(f"{HERE / 'RESULTS.md'}: {len(runs)} runs")
 

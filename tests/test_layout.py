@@ -20,7 +20,8 @@ LAYERS = [
     {"ops"},
     {"reference", "native", "gpu"},
     {"kernels", "_native", "_cuda"},
-    {"config", "masks", "noise", "pretrained"},
+    {"pretrained"},
+    {"config", "masks", "noise"},
     {"checkpoint"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -45,7 +45,7 @@ class Train:
     epochs: float | None = None
     """Stop after so many epochs since the run began. Without either, train until Ctrl-C."""
     preset: str = "paper"
-    """Configuration that the --model flags start from: paper or tiny."""
+    """Configuration that the --model flags start from: paper or tiny; with --start-from, that model's."""
     training: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
     """How to train."""
     model: VLAEConfig = field(default_factory=VLAEConfig)
@@ -261,8 +261,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--preset", default="paper")
-        preset = VLAEConfig.preset(early.parse_known_args(argv)[0].preset)
-        train = Train(out=tyro.MISSING, model=preset)
+        early.add_argument("--start-from", default="")
+        given = early.parse_known_args(argv)[0]
+        started = given.start_from and pretrained.config_of(pretrained.folder_of(given.start_from))
+        train = Train(out=tyro.MISSING, model=started or VLAEConfig.preset(given.preset))
         commands = (
             Annotated[Train, subcommand("train", default=train)]
             | Annotated[Evaluate, subcommand("evaluate")]

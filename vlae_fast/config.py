@@ -163,6 +163,8 @@ class TrainConfig:
     """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz or a folder of PNGs."""
     train_on: Literal["train", "train+validation"] = "train"
     """Images to learn from. With the validation images among them, the last weights count, not those best on these."""
+    start_from: str = ""
+    """Model to learn on from, in place of random weights: its folder, or the name of shipped weights."""
     batch_size: int = 128
     """Images of a step."""
     learning_rate: float = 0.002

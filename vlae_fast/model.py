@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
 from vlae_fast import checkpoint, noise, pretrained
-from vlae_fast.config import VLAEConfig, from_dict
+from vlae_fast.config import VLAEConfig
 from vlae_fast.layers import Conv3x3, Linear, MADEFlow, PixelCNN, ResNetBlock, initialization
 
 __all__ = ["VLAE", "Bound", "Decoder", "Encoder", "FlowPosterior"]
@@ -363,10 +363,7 @@ class VLAE(nn.Module):
         Raises CheckpointError (a ValueError) that names the file at fault.
         """
         folder = pretrained.folder_of(name_or_folder)
-        content = checkpoint.read_json(folder / "config.json")
-        if not isinstance(content, dict) or "model" not in content:
-            raise checkpoint.CheckpointError(f"{folder / 'config.json'}: no object with a field 'model'")
-        config = from_dict(VLAEConfig, content["model"], str(folder / "config.json"))
+        config = pretrained.config_of(folder)
         with torch.device("meta"):
             wanted = cls(config).state_dict()
         tensors, _ = checkpoint.read_tensors(folder / "model.safetensors", wanted)

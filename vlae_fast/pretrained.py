@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from vlae_fast.checkpoint import CheckpointError
+from vlae_fast.checkpoint import CheckpointError, read_json
+from vlae_fast.config import VLAEConfig, from_dict
 
-__all__ = ["folder_of", "shipped"]
+__all__ = ["config_of", "folder_of", "shipped"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -22,3 +23,12 @@ def folder_of(name_or_folder: str | Path) -> Path:
     if str(name_or_folder) in shipped():
         return _WEIGHTS / name_or_folder
     raise CheckpointError(f"{folder}: no such folder, and no weights of that name ({', '.join(shipped())})")
+
+
+def config_of(folder: Path) -> VLAEConfig:
+    """Configuration of the model in a folder. Raises CheckpointError, or ValueError that names the field at fault."""
+    path = folder / "config.json"
+    content = read_json(path)
+    if not isinstance(content, dict) or "model" not in content:
+        raise CheckpointError(f"{path}: no object with a field 'model'")
+    return from_dict(VLAEConfig, content["model"], str(path))

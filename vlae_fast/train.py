@@ -37,7 +37,8 @@ class DivergedError(RuntimeError):
 class Trainer:
     """One training in a run folder; creating it for a folder that holds a state resumes that.
 
-    Raises CheckpointError where the folder holds another config or damaged files.
+    Raises CheckpointError where the folder holds another config or damaged files, ValueError where the model to start
+    from is another than `model`.
     """
 
     def __init__(self, model: VLAEConfig, config: TrainConfig, dataset: Dataset, out: Path) -> None:
@@ -50,13 +51,15 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = VLAE(model)
         """What the optimiser moves."""
+        if config.start_from:
+            self._start_from(VLAE.from_pretrained(config.start_from))
         self.valid_images = self._validation_images()
         """Images [n, 1, H, W] that every validation looks at."""
         description = {"data": dataset.name, "model": dataclasses.asdict(model), "training": dataclasses.asdict(config)}
         self.folder = RunFolder(out, description)
         """What lies on the disk."""
         resumed = self.folder.has_state()
-        if not resumed:
+        if not resumed and not config.start_from:
             count = min(8 * config.batch_size, len(self.split))
             self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
         self.average = copy.deepcopy(self.model)
@@ -125,6 +128,13 @@ class Trainer:
                     saved = time.monotonic()
             self.save()
         return not stopped
+
+    def _start_from(self, other: VLAE) -> None:
+        for field in dataclasses.fields(other.config):
+            wanted, got = getattr(other.config, field.name), getattr(self.model.config, field.name)
+            if got != wanted:
+                raise ValueError(f"model.{field.name}: {wanted}, as in {self.config.start_from}, wanted, got {got}")
+        self.model.load_state_dict(other.state_dict())
 
     # --- one step -----------------------------------------------------------------------------------------------
 
