@@ -85,7 +85,7 @@ bench bench-all bench-compare: export OMP_NUM_THREADS := 1
 bench bench-all bench-compare: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 bench bench-all bench-compare: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 bench: BENCH := -m quick --seconds 0.5
-bench-all: BENCH := --seconds 2
+bench-all: BENCH := --seconds 1
 bench bench-all: .venv/contenders
 	mkdir -p build
 	$(BIN)/pytest -q benchmarks $(BENCH) --benchmark-json build/bench.json --benchmark-group-by group \
