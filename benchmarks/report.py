@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- speed: written by benchmarks/report.py -->", "<!-- /speed -->"
 
+PIXELCNN = {"N": 64, "image": 28, "channels": 12, "layers": 5}
 README_LINES = (
     # what it is, op, which contenders (the fastest of them; None: of those that do the same), size
     ("`model.sample(256)`, the paper's model", "model.sample", None, {"N": 256}),
@@ -29,10 +30,10 @@ README_LINES = (
     ),
     ("a training step, 64 images", "training step", None, {"N": 64}),
     ("`model.log_likelihood`, 256 samples", "model.log_likelihood", None, {"N": 256}),
-    ("`pixelcnn_sample`, 64 images", "pixelcnn_sample", None, {"N": 64}),
-    ("`pixelcnn_log_prob` and gradients, 64 images", "pixelcnn_log_prob + gradients", None, {"N": 64}),
-    ("`made_flow_inverse`, 64 codes", "made_flow_inverse", None, {"N": 64}),
-    ("`masked_conv3x3`, 12 channels, 64 images", "masked_conv3x3", None, {"N": 64}),
+    ("`pixelcnn_sample`, 64 images", "pixelcnn_sample", None, PIXELCNN),
+    ("`pixelcnn_log_prob` and gradients, 64 images", "pixelcnn_log_prob + gradients", None, PIXELCNN),
+    ("`made_flow_inverse`, 64 codes", "made_flow_inverse", None, {"N": 64, "latent": 64, "hidden": 640}),
+    ("`masked_conv3x3`, 12 channels, 64 images", "masked_conv3x3", None, {"N": 64, "image": 28, "channels": 12}),
 )
 
 

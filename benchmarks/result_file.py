@@ -94,13 +94,12 @@ class Results:
             row
             for row in self.rows
             if row.op == op
-            and size.items() <= row.size.items()
+            and row.size == size
             and (row.contender.startswith(kind) if kind else row.contender != OURS and row.same_work)
         ]
         if not rows:
             raise LookupError(f"no row of {op} at {size}")
-        base = min(rows, key=lambda row: sum(row.size.values())).size
-        return min((row for row in rows if row.size == base), key=lambda row: row.ratio[1])
+        return min(rows, key=lambda row: row.ratio[1])
 
 
 def from_pytest_benchmark(raw: dict[str, Any]) -> Results:
