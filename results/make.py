@@ -86,7 +86,8 @@ def command(name: str, run: dict) -> str:
     start = run["config"]["training"].get("start_from")
     given = flags("", run["config"]["training"], training)
     given += [] if start else flags("model.", run["config"]["model"], model)
-    earlier = [command(Path(start).name, collected(Path(start).name))] if start else []
+    before = Path(start or "").name  # a run of ours, whose commands come first; shipped weights are simply there
+    earlier = [command(before, collected(before))] if (HERE / "runs" / f"{before}.json").exists() else []
     data = [] if any(flag.startswith("--data ") for flag in given) else ["--data static-mnist"]
     epochs = [] if run["config"]["training"]["anneal_to"] else [f"--epochs {run['last_validation']['epoch']:g}"]
     test = run["test"]
