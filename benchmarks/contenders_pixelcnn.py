@@ -39,17 +39,18 @@ def log_prob_channels_last(x: Tensor, context: Tensor, params: PixelCNNParams, s
 
 
 class _Folded:
-    """Weights of a PixelCNN with tied layers (no other are taken) as matrices: gains and scales multiplied in."""
+    """Weights of a PixelCNN as matrices: gains and scales multiplied in."""
 
     def __init__(self, params: PixelCNNParams, spec: PixelCNNSpec) -> None:
         p = params
         L = len(p.hidden_gain)
         closes = torch.arange(1, L + 1) % spec.block_convs == 0
         scale = torch.where(closes, spec.residual_scale, 1.0)[:, None]
-        weight = p.hidden_weight.squeeze(0)
-        taps = [weight[:, :, i, j].t() for i, j in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
+        weight = p.hidden_weight.transpose(1, 2)  # [1 if tied, else L, in, out, 3, 3]
+        taps = [weight[..., i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
         self.gain, self.bias = (scale * p.hidden_gain)[:, None], (scale * p.hidden_bias)[:, None]
-        self.neighbours, self.own = torch.cat(taps[:4]), (taps[4] * self.gain).unbind(0)
+        self.neighbours, self.own = torch.cat(taps[:4], 1), (taps[4] * self.gain).unbind(0)
+        self.left = self.neighbours[:, 3 * len(p.input_bias) :] * self.gain
         self.image = torch.stack([p.image_weight[:, 0, i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 0))])
         self.context, self.input_bias = p.context_weight, p.input_bias
         self.output, self.output_bias = p.output_weight, p.output_bias
@@ -63,6 +64,13 @@ class _Folded:
                 if position == i
             ]
             self.blocks.append((range(i * spec.block_convs, (i + 1) * spec.block_convs), pointwise))
+
+    def _from_neighbours(self, around: Tensor) -> Tensor:
+        """What the first taps give to all layers: around [L, n, taps * C] -> [L, n, C]."""
+        weight = self.neighbours[:, : around.shape[2]]
+        if len(weight) == 1:  # tied: a product, which torch likes better than a batch of them
+            return torch.addcmul(self.bias, torch.matmul(around, weight[0]), self.gain)
+        return torch.baddbmm(self.bias, around, weight * self.gain)
 
     def _inputs(self, context: Tensor) -> Tensor:
         """What the context gives to the input layer: [H, W, N, C]."""
@@ -89,7 +97,7 @@ class WavefrontSampler(_Folded):
 
     Activations stand in sheared coordinates (step, row), so that every neighbour is a plain slice: left and up-right
     are one step back, up two, up-left three (the last three a row earlier), and a ring of four steps is enough. The
-    four neighbour taps of all layers are one matrix product.
+    four neighbour taps of all layers are one matrix product, or one batch of them.
     """
 
     @torch.inference_mode()
@@ -118,8 +126,7 @@ class WavefrontSampler(_Folded):
             if L:
                 up_left, up, last = (ring[(now - back) & 3] for back in (3, 2, 1))
                 around = (up_left[:, low:high], up[:, low:high], last[:, low:high], last[:, low + 1 : high + 1])
-                taps = torch.mm(torch.cat(around, -1).view(L * n, 4 * C), self.neighbours).view(L, n, C)
-                taps = torch.addcmul(self.bias, taps, self.gain).unbind(0)
+                taps = self._from_neighbours(torch.cat(around, -1).view(L, n, 4 * C)).unbind(0)
                 if low:
                     ring[now & 3][:, low].zero_()  # the row that has just run off the right edge
                 here = ring[now & 3][:, low + 1 : high + 1].view(L, n, C).unbind(0)
@@ -134,7 +141,7 @@ class WavefrontSampler(_Folded):
 class CachedSampler(_Folded):
     """Pixel after pixel with cached activations, the idea of Fast PixelCNN++ (Ramachandran et al. 2017).
 
-    The three taps of the row above are one matrix product a row for all layers, the left tap one a pixel.
+    The three taps of the row above are one product (or one batch) a row for all layers, the left tap one a pixel.
     """
 
     @torch.inference_mode()
@@ -144,19 +151,17 @@ class CachedSampler(_Folded):
         row = torch.zeros(L, W + 2, N, C)  # inputs of every layer, overwritten from left to right
         slots = row.unbind(1)
         x = torch.zeros(H + 1, W + 2, N)
-        left = self.neighbours[3 * C :] * self.gain  # [L, C, C]
         conv = self._inputs(context)
         threshold = torch.logit(uniforms).permute(1, 2, 0) - self.output_bias
         drawn = torch.zeros(H, W, N)
         for i in range(H):
             above = torch.cat([row[:, :W], row[:, 1 : W + 1], row[:, 2:]], -1)
-            taps = torch.matmul(above, self.neighbours[: 3 * C])
-            taps = torch.addcmul(self.bias[:, None], taps, self.gain[:, None]).unbind(1)
+            taps = self._from_neighbours(above.view(L, W * N, 3 * C)).view(L, W, N, C).unbind(1)
             around = torch.stack([x[i, :W], x[i, 1 : W + 1], x[i, 2:]], -1)
             inputs = torch.matmul(around, self.image[:3]).add_(conv[i]).unbind(0)
             for j in range(W):
                 h = torch.addmm(inputs[j], x[i + 1, j].unsqueeze(1), self.image[3:])
-                layer_taps = torch.baddbmm(taps[j], slots[j], left).unbind(0) if L else ()
+                layer_taps = torch.baddbmm(taps[j], slots[j], self.left).unbind(0) if L else ()
                 drawn[i, j] = self._drawn(h, layer_taps, slots[j + 1].unbind(0), threshold[i, j])
                 if i % self.stride == 0 and j % self.stride == 0:
                     x[i + 1, j + 1] = drawn[i, j]

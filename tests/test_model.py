@@ -48,13 +48,17 @@ def parameters(module, masked=0):
 def test_paper_sizes():
     model = VLAE(VLAEConfig.preset("paper"))
     assert parameters(model.prior_flow) == 4 * 494_208
-    # 60 taps of the image's and 576 of the hidden weights are forbidden by the masks
-    assert parameters(model.pixelcnn, masked=60 + 576) == 2_702
+    # 60 taps of the image's and 576 of each hidden weight are forbidden by the masks
+    assert parameters(model.pixelcnn, masked=60 + 12 * 576) == 10_790
     assert parameters(model.encoder.blocks) == 72_384
     assert parameters(model.encoder.dense) + parameters(model.encoder.moments) == 289_156
     assert parameters(model.decoder.dense1) + parameters(model.decoder.dense2) == 261_124
-    untied = VLAE(replace(VLAEConfig.preset("paper"), tied=False))
-    assert parameters(untied.pixelcnn, masked=60 + 5 * 576) == 5_582
+
+
+@pytest.mark.parametrize(("tied", "active"), [(True, 2_702), (False, 5_582)])
+def test_sizes_of_six_masked_layers(tied, active):
+    six = replace(VLAEConfig.preset("paper"), pixelcnn_layers=5, tied=tied, wiring=PixelCNNSpec())
+    assert parameters(VLAE(six).pixelcnn, masked=60 + (1 if tied else 5) * 576) == active
 
 
 @every_variant

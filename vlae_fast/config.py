@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -109,13 +109,13 @@ class VLAEConfig:
     """Feature maps from the decoder to the PixelCNN."""
     pixelcnn_channels: int = 12
     """Feature maps of a masked convolution."""
-    pixelcnn_layers: int = 5
+    pixelcnn_layers: int = 12
     """Mask-B layers, the input layer not counted; they set the window: n layers see n + 1 pixels around."""
     pointwise_blocks: int = 4
     """1x1 residual blocks."""
-    tied: bool = True
+    tied: bool = False
     """Share one weight among the mask-B layers (gains and biases stay apart)."""
-    wiring: PixelCNNSpec = field(default_factory=PixelCNNSpec)
+    wiring: PixelCNNSpec = PixelCNNSpec(block_convs=2)
     """How the PixelCNN's layers form residual blocks."""
 
     def __post_init__(self) -> None:
@@ -151,6 +151,8 @@ _PRESETS = {
         pixelcnn_channels=4,
         pixelcnn_layers=2,
         pointwise_blocks=1,
+        tied=True,
+        wiring=PixelCNNSpec(),
     ),
 }
 
