@@ -26,7 +26,7 @@ PAPER = {
 WIRINGS = {
     (5, 1, None): "R1: 5 residual blocks of one masked convolution",
     (6, 2, (0, 0, 1, 1)): "R2: 3 residual blocks of two",
-    (12, 2, None): "R4: 6 residual blocks of two",
+    (12, 2, None): 'R4: 6 residual blocks of two; the preset "paper", untied',
 }
 
 
@@ -113,6 +113,11 @@ def wiring(run: dict) -> str:
     return WIRINGS[model["pixelcnn_layers"], model["wiring"]["block_convs"], after and tuple(after)][:2]
 
 
+def decoder(run: dict) -> str:
+    """Its wiring, and whether its layers are tied."""
+    return wiring(run) + (" tied" if run["config"]["model"]["tied"] else "")
+
+
 def mean(value: dict | None, digits: int = 2) -> str:
     """A mean with its standard error."""
     return "" if value is None else f"{value['mean']:.{digits}f} ± {value['standard_error']:.{digits}f}"
@@ -151,15 +156,16 @@ def report(runs: dict[str, dict]) -> str:
         test, training = run["test"], run["config"]["training"]
         rows.append(
             [
-                name, test["data"], wiring(run), training["train_on"], schedule(run), mean(test["nll_nats"]),
+                name, test["data"], decoder(run), training["train_on"], str(training["batch_size"]), schedule(run),
+                mean(test["nll_nats"]),
                 str(PAPER[dataset(run)]["VLAE"]), f"{test['samples']} x {test['images']}",
                 mean(test["negative_elbo_nats"]), mean(test["kl_nats"]), str(training["seed"]),
                 f"{run['last_validation']['seconds'] / 60:.0f}",
             ]
         )  # fmt: skip
     lines += table(
-        ["run", "data", "decoder", "learned from", "epochs, step size", "NLL", "paper's NLL", "samples x images",
-         "negative ELBO", "KL", "seed", "minutes of training"],
+        ["run", "data", "decoder", "learned from", "batch", "epochs, step size", "NLL", "paper's NLL",
+         "samples x images", "negative ELBO", "KL", "seed", "minutes of training"],
         rows,
     )  # fmt: skip
     missing = ", ".join(sorted(set(PAPER) - {dataset(run) for run in whole.values()}))
@@ -186,14 +192,14 @@ def report(runs: dict[str, dict]) -> str:
         rows.append(
             [
                 test["data"], wiring(run), model["conditioning"], "yes" if model["tied"] else "no",
-                training["train_on"], schedule(run), mean(test["nll_nats"]),
+                training["train_on"], str(training["batch_size"]), schedule(run), mean(test["nll_nats"]),
                 f"{test['nll_nats']['mean'] - PAPER[dataset(run)]['decoder alone']:+.2f}",
                 f"{run['last_validation']['seconds'] / 60:.0f}",
             ]
         )  # fmt: skip
     lines += table(
-        ["data", "decoder", "conditioning", "tied", "learned from", "epochs, step size", "NLL", "less the paper's",
-         "minutes of training"],
+        ["data", "decoder", "conditioning", "tied", "learned from", "batch", "epochs, step size", "NLL",
+         "less the paper's", "minutes of training"],
         rows,
     )  # fmt: skip
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in runs.values()})

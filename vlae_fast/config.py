@@ -167,7 +167,7 @@ class TrainConfig:
     """Images to learn from. With the validation images among them, the last weights count, not those best on these."""
     start_from: str = ""
     """Model to learn on from, in place of random weights: its folder, or the name of shipped weights."""
-    batch_size: int = 128
+    batch_size: int = 32
     """Images of a step."""
     learning_rate: float = 0.002
     """Step size of Adamax."""
