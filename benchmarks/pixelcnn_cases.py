@@ -1,4 +1,4 @@
-"""Random PixelCNNs of the paper's kind (reading R1): tied mask-B layers with a 1x1 block in the first gaps."""
+"""Random PixelCNNs: tied mask-B layers, a residual block each, with a 1x1 block in the first gaps (wiring R1)."""
 
 import torch
 from torch import Tensor
