@@ -213,7 +213,8 @@ def report(runs: dict[str, dict]) -> str:
         rows,
     )  # fmt: skip
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in runs.values()})
-    lines += ["", "## Again", "", f"Machine: {'; '.join(machines)}; one core a training, at times shared with others.", ""]
+    where = f"Machine: {'; '.join(machines)}; one core a training, at times shared with others."
+    lines += ["", "## Again", "", where, ""]
     for name, run in runs.items():
         lines += [f"{name}:", "", "```", command(name, run), "```", ""]
     return "\n".join(lines).rstrip() + "\n"
