@@ -50,7 +50,7 @@ class _Folded:
         taps = [weight[..., i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
         self.gain, self.bias = (scale * p.hidden_gain)[:, None], (scale * p.hidden_bias)[:, None]
         self.neighbours, self.own = torch.cat(taps[:4], 1), (taps[4] * self.gain).unbind(0)
-        self.left = self.neighbours[:, 3 * len(p.input_bias) :] * self.gain
+        self.folded = self.neighbours * self.gain
         self.image = torch.stack([p.image_weight[:, 0, i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 0))])
         self.context, self.input_bias = p.context_weight, p.input_bias
         self.output, self.output_bias = p.output_weight, p.output_bias
@@ -67,10 +67,10 @@ class _Folded:
 
     def _from_neighbours(self, around: Tensor) -> Tensor:
         """What the first taps give to all layers: around [L, n, taps * C] -> [L, n, C]."""
-        weight = self.neighbours[:, : around.shape[2]]
-        if len(weight) == 1:  # tied: a product, which torch likes better than a batch of them
-            return torch.addcmul(self.bias, torch.matmul(around, weight[0]), self.gain)
-        return torch.baddbmm(self.bias, around, weight * self.gain)
+        terms = around.shape[2]
+        if len(self.neighbours) == 1:  # tied: a product, which torch likes better than a batch of them
+            return torch.addcmul(self.bias, torch.matmul(around, self.neighbours[0, :terms]), self.gain)
+        return torch.baddbmm(self.bias, around, self.folded[:, :terms])
 
     def _inputs(self, context: Tensor) -> Tensor:
         """What the context gives to the input layer: [H, W, N, C]."""
@@ -151,7 +151,7 @@ class CachedSampler(_Folded):
         row = torch.zeros(L, W + 2, N, C)  # inputs of every layer, overwritten from left to right
         slots = row.unbind(1)
         x = torch.zeros(H + 1, W + 2, N)
-        conv = self._inputs(context)
+        left, conv = self.folded[:, 3 * C :], self._inputs(context)
         threshold = torch.logit(uniforms).permute(1, 2, 0) - self.output_bias
         drawn = torch.zeros(H, W, N)
         for i in range(H):
@@ -161,7 +161,7 @@ class CachedSampler(_Folded):
             inputs = torch.matmul(around, self.image[:3]).add_(conv[i]).unbind(0)
             for j in range(W):
                 h = torch.addmm(inputs[j], x[i + 1, j].unsqueeze(1), self.image[3:])
-                layer_taps = torch.baddbmm(taps[j], slots[j], self.left).unbind(0) if L else ()
+                layer_taps = torch.baddbmm(taps[j], slots[j], left).unbind(0) if L else ()
                 drawn[i, j] = self._drawn(h, layer_taps, slots[j + 1].unbind(0), threshold[i, j])
                 if i % self.stride == 0 and j % self.stride == 0:
                     x[i + 1, j + 1] = drawn[i, j]
