@@ -17,6 +17,7 @@ LAYERS = [
     {"train", "evaluate"},
     {"latent", "plots", "run_folder"},
     {"model"},
+    {"networks", "distributions"},
     {"layers", "data"},
     {"ops"},
     {"reference", "native", "gpu"},

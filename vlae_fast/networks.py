@@ -1,0 +1,76 @@
+"""The networks around the code z: from an image to q(z|x), and from z to what the PixelCNN is told."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlae_fast.config import VLAEConfig
+from vlae_fast.layers import Conv3x3, Linear, ResNetBlock
+
+__all__ = ["Decoder", "Encoder"]
+
+
+class Encoder(nn.Module):
+    """Halving ResNet blocks with a plain block in every gap, then a dense layer (Kingma et al. 2016, app. B)."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        inputs = 1
+        for i, outputs in enumerate(config.encoder_channels):
+            if i > 0:
+                blocks.append(ResNetBlock(inputs, inputs))
+            blocks.append(ResNetBlock(inputs, outputs, stride=2))
+            inputs = outputs
+        height, width = _sizes(config)[-1]
+        self.blocks = nn.Sequential(*blocks)
+        self.dense = Linear(inputs * height * width, config.dense_units)
+        self.moments = Linear(config.dense_units, 2 * config.latent_size)
+        self.flow_steps = config.flow_steps
+        self.context = None
+        if config.posterior == "iaf":
+            self.context = Linear(config.dense_units, config.flow_steps * config.flow_hidden)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [N, 1, H, W] -> mean and log standard deviation of z [N, D], context of the flow [N, T, M] or None."""
+        h = F.elu(self.dense(F.elu(self.blocks(x)).flatten(1)))
+        mean, log_std = self.moments(h).chunk(2, dim=1)
+        context = None if self.context is None else self.context(h).unflatten(1, (self.flow_steps, -1))
+        return mean, log_std, context
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror: z [N, D] -> context maps [N, K, H, W], or logits [N, 1, H, W] if factorized."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        *ups, (height, width) = _sizes(config)
+        channels = config.encoder_channels[::-1]
+        self.shape = (channels[0], height, width)
+        self.dense1 = Linear(config.latent_size, config.dense_units)
+        self.dense2 = Linear(config.dense_units, math.prod(self.shape))
+        blocks: list[nn.Module] = []
+        for i, size in enumerate(reversed(ups)):
+            outputs = channels[min(i + 1, len(channels) - 1)]
+            blocks.append(ResNetBlock(channels[i], outputs, up_to=size))
+            if i + 1 < len(channels):
+                blocks.append(ResNetBlock(outputs, outputs))
+        self.blocks = nn.Sequential(*blocks)
+        self.output = Conv3x3(channels[-1], config.context_maps if config.decoder == "pixelcnn" else 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """See the class."""
+        h = self.dense2(F.elu(self.dense1(z))).unflatten(1, self.shape)
+        h = h.contiguous(memory_format=torch.channels_last)  # in which torch upsamples twice as fast
+        maps: Tensor = self.output(F.elu(self.blocks(h)))
+        return maps
+
+
+def _sizes(config: VLAEConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the image, then after each halving."""
+    sizes = [(config.height, config.width)]
+    for _ in config.encoder_channels:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
