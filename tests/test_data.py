@@ -227,6 +227,25 @@ def test_fixed_refuses_images_that_are_not_there(first, count):
         grey_split().fixed(first, count)
 
 
+def test_digest_is_of_the_images_alone(tmp_path):
+    """The same for the same images in another format or type; another one for any other pixel, order, size or split."""
+    parts = dict(train=GREY[:8], valid=GREY[8:10], test=GREY[10:12])
+    variants = {
+        "same.npz": parts,
+        "scaled.npz": {k: v / 255 for k, v in parts.items()},
+        "pixel.npz": parts | {"train": GREY[:8] ^ (np.arange(120) == 77).reshape(8, 3, 5)},
+        "order.npz": parts | {"train": GREY[7::-1]},
+        "size.npz": {k: v.reshape(-1, 5, 3) for k, v in parts.items()},
+        "split.npz": parts | {"valid": GREY[10:12], "test": GREY[8:10]},
+        "static.npz": {k: v // 128 for k, v in parts.items()},
+    }
+    write(tmp_path, {name: npz(**arrays) for name, arrays in variants.items()})
+    digests = {name: load(str(tmp_path / name)).digest() for name in variants}
+    assert digests.pop("scaled.npz") == digests["same.npz"]
+    assert len(set(digests.values())) == len(digests)
+    assert all(len(digest) == 64 and int(digest, 16) for digest in digests.values())
+
+
 # --- the published files ----------------------------------------------------------------------------------------------
 
 PUBLISHED = {  # counts, and mean pixel values (train, valid, test)

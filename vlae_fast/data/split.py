@@ -1,5 +1,6 @@
 """Images of a data set in memory, and how binary images are drawn from them."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,13 @@ class Split:
                 chunk.copy_(uniforms.view_as(chunk) < chunk)
         return images
 
+    def digest(self) -> str:
+        """sha256, hexadecimal, over the pixels, their number, size and kind."""
+        what = f"{len(self)} {self.height} {self.width} {self.dynamic} {self.pixels.dtype.str}"
+        hashed = hashlib.sha256(what.encode())
+        hashed.update(np.ascontiguousarray(self.pixels).data)
+        return hashed.hexdigest()
+
     def joined(self, other: "Split") -> "Split":
         """These images and those of another split of the same data set."""
         return replace(self, pixels=np.concatenate([self.pixels, other.pixels]))
@@ -93,6 +101,11 @@ class Dataset:
     """Images to choose weights by."""
     test: Split
     """Images to report on."""
+
+    def digest(self) -> str:
+        """sha256, hexadecimal, over the pixels of all splits: the same whatever the name, the file and its format."""
+        parts = (split.digest() for split in (self.train, self.valid, self.test))
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def make_splits(path: Path, parts: Sequence[Array], white: int | None = None) -> list[Split]:
