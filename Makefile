@@ -102,7 +102,7 @@ bench-compare: .venv/installed  ## what BASE=<git revision> and the checkout tak
 .venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q setuptools nanobind ninja
-	$(BIN)/pip install -q -e ".[dev,demo]"
+	$(BIN)/pip install -q -e ".[cli,dev,demo]"
 	touch $@
 
 clean:

@@ -15,17 +15,20 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import tyro
-from tqdm import tqdm
-from tyro.conf import Positional, arg, subcommand
 
 from vlae_fast import __version__, checkpoint, native, plots, pretrained
 from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
 from vlae_fast.data import Dataset, load
 from vlae_fast.data.download import download
 from vlae_fast.evaluate import Evaluation, evaluate
+from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
 from vlae_fast.train import DivergedError, Trainer
+
+with cli_extra():
+    import tyro
+    from tqdm import tqdm
+    from tyro.conf import Positional, arg, subcommand
 
 __all__ = ["main"]
 
@@ -110,7 +113,7 @@ class Evaluate:
 
     def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset) -> Evaluation:
         _check_size(folder, model, dataset)
-        with tqdm(unit="image") as bar:
+        with tqdm(unit="image", delay=1) as bar:
 
             def report(done: int, total: int) -> None:
                 bar.total = total

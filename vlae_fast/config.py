@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from tyro.conf import Suppress
+try:  # flags are made from these classes where the extra `cli` is installed
+    from tyro.conf import Suppress
+except ModuleNotFoundError:
+    Suppress = None  # type: ignore[misc]
 
 __all__ = ["PixelCNNSpec", "TrainConfig", "VLAEConfig", "from_dict"]
 

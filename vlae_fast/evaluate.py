@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vlae_fast import checkpoint, latent, noise
 from vlae_fast.data import Split
@@ -183,7 +182,7 @@ def _scores(
             tensors, _ = checkpoint.read_tensors(kept, {"scores": scores, "done": done})
             scores, done = tensors["scores"], tensors["done"].clamp(0, len(images))
         except checkpoint.CheckpointError as error:
-            tqdm.write(f"{error}; evaluating anew", file=sys.stderr)
+            print(f"{error}; evaluating anew", file=sys.stderr)
     first, saved, written = int(done), time.monotonic(), int(done)
 
     def save() -> None:
@@ -195,7 +194,7 @@ def _scores(
             checkpoint.write_tensors(kept, {"scores": scores, "done": torch.tensor(first)})
             written = first
         except checkpoint.CheckpointError as error:
-            tqdm.write(f"{error}; cut short, this evaluation would begin anew", file=sys.stderr)
+            print(f"{error}; cut short, this evaluation would begin anew", file=sys.stderr)
             kept = None
 
     report(first, len(images))

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from vlae_fast import checkpoint
+from vlae_fast.extra import cli_extra
+
+with cli_extra():
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 __all__ = ["curves", "image_grid", "pairs"]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from vlae_fast import checkpoint
 from vlae_fast.checkpoint import CheckpointError
@@ -131,7 +130,7 @@ class RunFolder:
                 raise
             found = self._read_state(self.previous, wanted)
             if self.state.exists():  # else a kill came between the two renamings
-                tqdm.write(f"{error}; going on from {self.previous.name}, step {found[1].step}", file=sys.stderr)
+                print(f"{error}; going on from {self.previous.name}, step {found[1].step}", file=sys.stderr)
             self.previous.replace(self.state)  # the next save must not push the whole state out by the damaged one
             return found
 

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from vlae_fast import checkpoint, latent, noise, plots
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
+from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE, Bound
 from vlae_fast.run_folder import Progress, Row, RunFolder
+
+with cli_extra():
+    from tqdm import tqdm
 
 __all__ = ["DivergedError", "Trainer"]
 

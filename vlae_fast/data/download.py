@@ -8,9 +8,11 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vlae_fast.data.files import MAX_UNPACKED_BYTES, DataError, data_folder
+from vlae_fast.extra import cli_extra
+
+with cli_extra():
+    from tqdm import tqdm
 
 __all__ = ["PUBLISHED", "DownloadError", "RemoteFile", "download"]
 

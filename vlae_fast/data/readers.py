@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vlae_fast.data.files import MAX_UNPACKED_BYTES, Source, check_size, fail, open_file, reading
+from vlae_fast.extra import cli_extra
 
 __all__ = ["read_amat", "read_idx", "read_npy", "read_npz", "read_png_folder"]
 
@@ -135,6 +135,8 @@ def _png_size(path: Path) -> tuple[int, int]:
 
 
 def _read_png(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    with cli_extra():
+        from PIL import Image
     with open_file(path) as file:
         try:
             with Image.open(file, formats=["PNG"]) as image:
