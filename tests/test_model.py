@@ -380,5 +380,5 @@ def test_sample_refuses_bad_temperature_and_given(variant):
 
 
 def test_noise_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"noise: torch.float32 \[6, 8\] wanted, got torch.float32 \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"noise: torch.float32 \[6, 8\] cpu wanted, got torch.float32 \[2, 3\]"):
         VLAE(TINY).elbo(images(TINY), noise=torch.zeros(2, 3))

@@ -4,8 +4,9 @@ A new layer has g = 1 and b = 0. A forward pass inside `initialization(model)` s
 the other, so that its outputs over the batch have mean 0 and a small standard deviation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,33 @@ class _Initializable(nn.Module):
     """Parameters whose names end in v, g and b: directions, gains and biases."""
 
     initializing = False
+
+    def constants(self) -> dict[str, Tensor]:
+        """Masks and degrees by name: no file holds what the sizes tell."""
+        return {}
+
+    def set_constants(self) -> None:
+        """Makes buffers of `constants`, on the device and in the dtype of the parameters."""
+        like = next(self.parameters())
+        with torch.device(like.device):
+            for name, value in self.constants().items():
+                value = value.to(like.dtype) if value.is_floating_point() else value
+                self.register_buffer(name, value, persistent=False)
+
+    # Anew after whatever moves or replaces the parameters: `to_empty` leaves a buffer's memory as it finds it, and
+    # `load_state_dict(assign=True)` leaves the buffers of a model on the meta device there.
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def apply(t: Tensor) -> Tensor:  # a stack of filters as one: torch's memory formats are for four axes
+            return fn(t.flatten(0, 1)).unflatten(0, t.shape[:2]) if t.dim() == 5 else fn(t)
+
+        moved = super()._apply(apply, recurse)
+        self.set_constants()
+        return moved
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self.set_constants()
 
     def reset(self) -> None:
         """Sets g = 1 and b = 0."""
@@ -162,12 +190,18 @@ class MADEFlow(_Initializable):
         self.hidden1_v, self.hidden2_v, self.output_v = _random(T, M, D), _random(T, M, M), _random(T, R, M)
         self.hidden1_g, self.hidden2_g, self.output_g = (nn.Parameter(torch.ones(T, n)) for n in (M, M, R))
         self.hidden1_b, self.hidden2_b, self.output_b = (nn.Parameter(torch.zeros(T, n)) for n in (M, M, R))
+        self.set_constants()
+
+    degrees: Tensor
+    """See `MADEFlowParams`."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """Degrees, and the live entries of every row of the three weights."""
+        (T, M, D), R = self.hidden1_v.shape, self.output_v.shape[1]
         degrees = masks.made_degrees(D, M)
         first, second, third = masks.made_live(degrees, D)
-        self.degrees = nn.Buffer(degrees, persistent=False)
-        self.hidden1_live = nn.Buffer(first.repeat(T), persistent=False)
-        self.hidden2_live = nn.Buffer(second.repeat(T), persistent=False)
-        self.output_live = nn.Buffer(third.repeat(T * R // D), persistent=False)
+        live = {"hidden1": first.repeat(T), "hidden2": second.repeat(T), "output": third.repeat(T * R // D)}
+        return {"degrees": degrees, **{f"{name}_live": rows for name, rows in live.items()}}
 
     def params(self) -> MADEFlowParams:
         """Plain weights for the ops."""
@@ -218,10 +252,16 @@ class PixelCNN(_Initializable):
         shapes = ((C,), (L, C), (P, 2, C), (1,))
         self.input_g, self.hidden_g, self.pointwise_g, self.output_g = (nn.Parameter(torch.ones(s)) for s in shapes)
         self.input_b, self.hidden_b, self.pointwise_b, self.output_b = (nn.Parameter(torch.zeros(s)) for s in shapes)
-        input_mask = torch.ones(1 + K, 3, 3)  # context is known before any pixel: no mask on its channels
+        self.set_constants()
+
+    input_mask: Tensor
+    hidden_mask: Tensor
+
+    def constants(self) -> dict[str, Tensor]:
+        """The causal masks."""
+        input_mask = torch.ones(self.input_v.shape[1:])  # context is known before any pixel: its channels stay
         input_mask[0] = masks.causal3x3("A", like=input_mask)
-        self.input_mask = nn.Buffer(input_mask, persistent=False)
-        self.hidden_mask = nn.Buffer(masks.causal3x3("B", like=input_mask), persistent=False)
+        return {"input_mask": input_mask, "hidden_mask": masks.causal3x3("B", like=input_mask)}
 
     def params(self) -> PixelCNNParams:
         """Plain weights for the ops."""
@@ -245,7 +285,7 @@ class PixelCNN(_Initializable):
             return reference.pixelcnn_logits(x, context, self.params(), self.spec, self._initialize)
         return ops.pixelcnn_logits(x, context, self.params(), self.spec)
 
-    def log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Log-likelihood of binary images, [N] nats."""
         return ops.pixelcnn_log_prob(x, context, self.params(), self.spec)
 

@@ -19,17 +19,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+from torch.utils._pytree import _register_namedtuple
 
 from vlae_fast import checkpoint, noise, pretrained
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder
+from vlae_fast.ops.backend import reference_chosen
 
 __all__ = ["VLAE", "Bound"]
 
 CHUNK = 256
 """Images drawn, or codes scored, at once."""
+
+
+def _readable(t: Tensor) -> bool:
+    """Whether the values of t can be looked at without waiting for a device, and are there at all."""
+    return type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class Bound(NamedTuple):
@@ -46,6 +53,9 @@ class Bound(NamedTuple):
     def elbo(self) -> Tensor:
         """Lower bound of log p(x), [N]."""
         return self.reconstruction - self.kl
+
+
+_register_namedtuple(Bound, serialized_type_name="vlae_fast.Bound")  # for torch.export.save
 
 
 def _normal_log_prob(eps: Tensor) -> Tensor:
@@ -92,6 +102,10 @@ class VLAE(nn.Module):
         base = Independent(Normal(mean, log_std.exp()), 1)
         return base if self.posterior_flow is None else FlowPosterior(base, self.posterior_flow, context)
 
+    def forward(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
+        """The same as `elbo`."""
+        return self.elbo(images, noise=noise)
+
     def elbo(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
         """The variational bound of binary images [N, 1, H, W], one sample of z each.
 
@@ -99,14 +113,14 @@ class VLAE(nn.Module):
         """
         images = self._checked(images)
         if self.encoder is None:
-            nothing = images.new_zeros(len(images), 1)
+            nothing = images.new_zeros(images.shape[0], 1)
             return Bound(self._log_prob_given(images, None), nothing[:, 0], nothing)
         moments = self.encoder(images)
         if noise is None:
-            noise = torch.randn_like(moments[0])
-        if noise.shape != moments[0].shape or noise.dtype != images.dtype:
-            wanted = f"{images.dtype} {list(moments[0].shape)}"
-            raise ValueError(f"noise: {wanted} wanted, got {noise.dtype} {list(noise.shape)}")
+            noise = torch.randn_like(moments[0], dtype=images.dtype)  # autocast makes the moments less precise
+        if (noise.dtype, noise.shape, noise.device) != (images.dtype, moments[0].shape, images.device):
+            wanted = f"{images.dtype} {list(moments[0].shape)} {images.device}"
+            raise ValueError(f"noise: {wanted} wanted, got {noise.dtype} {list(noise.shape)} {noise.device}")
         return self._bound(images, moments, noise)
 
     def _bound(self, images: Tensor, moments: Sequence[Any], noise: Tensor) -> Bound:
@@ -126,11 +140,12 @@ class VLAE(nn.Module):
 
     def _log_prob_given(self, images: Tensor, z: Tensor | None) -> Tensor:
         """log p(x|z), [N] nats."""
-        context = self._context(z, len(images))
+        context = self._context(z, images.shape[0])
         if self.pixelcnn is None:
             assert context is not None
             return (images * context - F.softplus(context)).flatten(1).sum(1)
-        return self.pixelcnn.log_prob(images, context)
+        log_prob: Tensor = self.pixelcnn(images, context)
+        return log_prob
 
     def _context(self, z: Tensor | None, n: int) -> Tensor | None:
         """Context maps [n, K, H, W] of the PixelCNN, or logits [n, 1, H, W] of a factorized decoder."""
@@ -257,12 +272,13 @@ class VLAE(nn.Module):
                     z, _ = self.posterior_flow(z, context)
                 if self.prior_flow is not None:
                     self.prior_flow(z)
-            context = self._context(z, len(images))
+            context = self._context(z, images.shape[0])
             if self.pixelcnn is not None:
                 self.pixelcnn.logits(images, context)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` (float32)."""
+        self._first()
         folder = Path(folder)
         checkpoint.write_json(folder / "config.json", {"model": asdict(self.config)})
         checkpoint.write_tensors(folder / "model.safetensors", {k: v.float() for k, v in self.state_dict().items()})
@@ -283,8 +299,21 @@ class VLAE(nn.Module):
         return model
 
     def _like(self) -> Tensor:
-        """A tensor of the model's device and dtype."""
-        return next(self.parameters())
+        """A tensor of the model's device and dtype, once these are known to be such that the model can run."""
+        like = self._first()
+        if like.dtype != torch.float32 and not reference_chosen():
+            raise TypeError(
+                f"model: float32 parameters wanted, got {like.dtype}; half precision comes by torch.autocast around a "
+                "float32 model, other dtypes run under vlae_fast.use_backend('reference')"
+            )
+        return like
+
+    def _first(self) -> Tensor:
+        """A parameter that has values."""
+        first = next(self.parameters())
+        if first.is_meta:
+            raise ValueError("model: on the meta device it has no values; to_empty, then load_state_dict give it some")
+        return first
 
     def _encoder(self) -> Encoder:
         if self.encoder is None:
@@ -295,14 +324,13 @@ class VLAE(nn.Module):
         H, W = self.config.height, self.config.width
         if not isinstance(images, Tensor):
             raise TypeError(f"images: a tensor wanted, got {type(images).__name__}")
-        if images.dtype != self._like().dtype:
-            raise TypeError(f"images: {self._like().dtype} wanted, got {images.dtype}")
+        like = self._like()
+        if images.dtype != like.dtype:
+            raise TypeError(f"images: {like.dtype} wanted, got {images.dtype}")
+        if images.device != like.device:
+            raise ValueError(f"images: device {like.device} (that of the model) wanted, got {images.device}")
         if images.dim() != 4 or images.shape[1:] != (1, H, W):
             raise ValueError(f"images: shape [N, 1, {H}, {W}] wanted, got {list(images.shape)}")
-        if (
-            images.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and not ((images == 0) | (images == 1)).all()
-        ):
+        if _readable(images) and not ((images == 0) | (images == 1)).all():
             raise ValueError("images: binary pixels (0 or 1) wanted, got other values")
         return images
