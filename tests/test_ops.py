@@ -5,75 +5,15 @@ import threading
 
 import pytest
 import torch
-from conftest import TOLERANCE, assert_close, made_params, pixelcnn_params
+from conftest import TOLERANCE, assert_close, pixelcnn_params
+from op_cases import CASES, DIFFERENTIABLE, flow_arguments, mapped, outputs, stack_arguments, tensors_of
 
 from vlae_fast import PixelCNNSpec, ops, reference, use_backend
 
 F64 = torch.float64
 
 
-def conv_arguments(N=2, C=3, K=4, H=5, W=6):
-    shapes = {"x": (N, C, H, W), "weight": (K, C, 3, 3), "bias": (K,), "gain": (K,), "residual": (N, K, H, W)}
-    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
-    return tensors | dict(mask="B", pre_elu=True, residual_scale=0.5)
-
-
-def stack_arguments(N=2, K=2, H=5, W=6, L=4, P=2, C=3):
-    x, context = torch.randint(0, 2, (N, 1, H, W)).float(), torch.randn(N, K, H, W)
-    return dict(x=x, context=context, params=pixelcnn_params(C=C, K=K, L=L, P=P), spec=PixelCNNSpec(0.5, 2))
-
-
-def sample_arguments():
-    arguments = stack_arguments()
-    x = arguments.pop("x")[:, 0]
-    given = torch.randint(-1, 2, x.shape, dtype=torch.int8)
-    return arguments | dict(uniforms=torch.rand_like(x), temperature=0.7, given=given)
-
-
-def flow_arguments(name="z", N=3, D=5, M=12, T=2):
-    params = made_params(D=D, M=M, T=T, scale=True)
-    return {name: torch.randn(N, D), "params": params, "hidden_context": torch.randn(N, T, M)}
-
-
-def norm_arguments():
-    return dict(v=torch.randn(5, 9), g=torch.randn(5), live=torch.tensor([0, 9, 3, 8, 1]))
-
-
-CASES = {
-    "masked_conv3x3": conv_arguments,
-    "pixelcnn_logits": stack_arguments,
-    "pixelcnn_log_prob": stack_arguments,
-    "pixelcnn_sample": sample_arguments,
-    "made_flow_forward": flow_arguments,
-    "made_flow_inverse": lambda: flow_arguments("eps"),
-    "weight_norm": norm_arguments,
-}
-DIFFERENTIABLE = ("masked_conv3x3", "pixelcnn_logits", "pixelcnn_log_prob", "made_flow_forward", "weight_norm")
 every_op = pytest.mark.parametrize("op", CASES)
-
-
-def tensors_of(value):
-    """All float tensors in the arguments, in order."""
-    if isinstance(value, torch.Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, dict | tuple | list):
-        return [t for v in (value.values() if isinstance(value, dict) else value) for t in tensors_of(v)]
-    return []
-
-
-def mapped(value, function):
-    """The arguments with every float tensor replaced."""
-    if isinstance(value, torch.Tensor):
-        return function(value) if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {k: mapped(v, function) for k, v in value.items()}
-    if hasattr(value, "_fields"):
-        return type(value)(*(mapped(v, function) for v in value))
-    return value
-
-
-def outputs(result):
-    return result if isinstance(result, tuple) else (result,)
 
 
 @pytest.fixture

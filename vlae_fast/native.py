@@ -224,6 +224,8 @@ def pixelcnn_log_prob_backward(
 def _pixelcnn_backward(
     call: _PixelCNN, x: Tensor, context: Tensor, params: Params, dlogits: int, dlog_prob: int
 ) -> list[Tensor]:
+    if x.numel() == 0:  # nor is there an address of dlogits that would tell it from none
+        return [torch.zeros_like(t) for t in (x, context, *params)]
     dx, dcontext, *dparams = gradients = [torch.empty_like(t) for t in (x, context, *params)]
     outputs = dx.data_ptr(), dcontext.data_ptr(), tuple(t.data_ptr() for t in dparams)
     _native.pixelcnn_backward(*call.operands(x, context), dlogits, dlog_prob, torch.get_num_threads(), *outputs)

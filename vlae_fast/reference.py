@@ -82,6 +82,14 @@ def _column(per_channel: Tensor) -> Tensor:
     return per_channel[:, None, None]
 
 
+def _conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolution with 3x3 or 1x1 filters and zero padding; torch's own refuses some sizes of 0."""
+    if x.numel() and weight.numel():
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    nothing = 0 * (x.sum() + weight.sum())  # one of them is empty: so is the result, or every sum of its pixels
+    return nothing.expand(len(x), len(weight), *x.shape[2:])
+
+
 def masked_conv3x3(
     x: Tensor,
     weight: Tensor,
@@ -97,7 +105,7 @@ def masked_conv3x3(
 
     x [N, C, H, W], weight [K, C, 3, 3], bias and gain [K], residual [N, K, H, W] -> [N, K, H, W].
     """
-    y = F.conv2d(F.elu(x) if pre_elu else x, weight * masks.causal3x3(mask, like=weight), padding=1)
+    y = _conv(F.elu(x) if pre_elu else x, weight * masks.causal3x3(mask, like=weight))
     y = residual_scale * ((y if gain is None else _column(gain) * y) + _column(bias))
     return y if residual is None else residual + y
 
@@ -116,9 +124,9 @@ def pixelcnn_logits(
     """
     p, scale = params, spec.residual_scale
     visible = masks.visible_pixels(x.shape[2], x.shape[3], spec.visible_stride, like=x)
-    h = F.conv2d(x * visible, p.image_weight * masks.causal3x3("A", like=x), padding=1)
+    h = _conv(x * visible, p.image_weight * masks.causal3x3("A", like=x))
     if context is not None:
-        h = h + F.conv2d(context, p.context_weight, padding=1)
+        h = h + _conv(context, p.context_weight)
     h = visit("input", 0, h) + _column(p.input_bias)
     causal = p.hidden_weight * masks.causal3x3("B", like=x)
     layers, tied = len(p.hidden_gain), len(p.hidden_weight) == 1
@@ -126,16 +134,16 @@ def pixelcnn_logits(
     for block in range(layers // spec.block_convs):
         f = h
         for layer in range(block * spec.block_convs, (block + 1) * spec.block_convs):
-            f = visit("hidden", layer, F.conv2d(F.elu(f), causal[0 if tied else layer], padding=1))
+            f = visit("hidden", layer, _conv(F.elu(f), causal[0 if tied else layer]))
             f = _column(p.hidden_gain[layer]) * f + _column(p.hidden_bias[layer])
         h = h + scale * f
         for k in (k for k, position in enumerate(after) if position == block):
             f = h
             for i in range(2):
-                f = visit("pointwise", 2 * k + i, F.conv2d(F.elu(f), p.pointwise_weight[k, i][:, :, None, None]))
+                f = visit("pointwise", 2 * k + i, _conv(F.elu(f), p.pointwise_weight[k, i][:, :, None, None]))
                 f = f + _column(p.pointwise_bias[k, i])
             h = h + scale * f
-    return visit("output", 0, F.conv2d(F.elu(h), p.output_weight[None, :, None, None])) + p.output_bias
+    return visit("output", 0, _conv(F.elu(h), p.output_weight[None, :, None, None])) + p.output_bias
 
 
 def pixelcnn_log_prob(
@@ -182,9 +190,9 @@ def _made(
     h = visit("hidden1", t, F.linear(y, p.weight1[t] * first)) + p.bias1[t]
     h = F.relu(h if hidden_context is None else h + hidden_context[:, t])
     h = F.relu(visit("hidden2", t, F.linear(h, p.weight2[t] * second)) + p.bias2[t])
-    outputs = len(p.bias3[t]) // D
-    out = visit("output", t, F.linear(h, p.weight3[t] * third.repeat(outputs, 1))) + p.bias3[t]
-    return out[:, :D], out[:, D:] if outputs == 2 else None
+    scaled = len(p.bias3[t]) > D
+    out = visit("output", t, F.linear(h, p.weight3[t] * third.repeat(1 + scaled, 1))) + p.bias3[t]
+    return out[:, :D], out[:, D:] if scaled else None
 
 
 def made_flow_forward(

@@ -139,7 +139,8 @@ def _backward_of(op: str) -> Any:
         x, context, *params = ctx.saved_tensors
         run = getattr(torch.ops.vlae_fast, f"{op}_backward")
         dx, dcontext, *dparams = run(upstream.contiguous(), x, context, params, *ctx.wiring)
-        return dx, dcontext, dparams, None, None, None, None
+        after = ctx.wiring[2]  # torch takes None for a list of ints, but for an empty one an empty list
+        return dx, dcontext, dparams, None, None, None if after else [], None
 
     return backward
 
