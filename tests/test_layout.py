@@ -24,7 +24,7 @@ LAYERS = [
     {"kernels", "_native", "_cuda"},
     {"pretrained"},
     {"config", "masks", "noise"},
-    {"checkpoint", "checks", "extra"},
+    {"checkpoint", "checks", "extra", "operands"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -135,10 +135,13 @@ def test_degrees_out_of_order_or_range_do_no_harm(degrees: list[int]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda z, p: (z, [p[0][..., :4], *p[1:]]), r"params\[0\]: a contiguous .* of shape \(2, 12, 5\) on cpu"),
-        (lambda z, p: (z.T.contiguous().T, p), "z: a contiguous"),
-        (lambda z, p: (z, [*p[:6], p[6].int()]), r"params\[6\]: a contiguous torch.int64"),
-        (lambda z, p: (z, [*p[:5], p[5][:, :7].contiguous(), p[6]]), "params: bias3 has 7 rows"),
+        (lambda z, p: (z, [p[0][..., :4], *p[1:]]), r"params.weight1: a contiguous .* of shape \[2, 12, 5\] on cpu"),
+        (lambda z, p: (z.T.contiguous().T, p), "eps: a contiguous"),
+        (lambda z, p: (z, [*p[:6], p[6].int()]), "params.degrees: a contiguous torch.int64"),
+        (
+            lambda z, p: (z, [*p[:5], p[5][:, :7].contiguous(), p[6]]),
+            r"params.bias3: \[T, 5\] or \[T, 10\] wanted, got 7 rows",
+        ),
         (
             lambda z, p: (z[:, :0], [p[0][..., :0], *p[1:5], p[5][:, :0], p[6]]),
             "params: 12 hidden units without inputs",

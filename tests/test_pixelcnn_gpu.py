@@ -100,16 +100,17 @@ def message_of(code):
     return result.stderr.strip().splitlines()[-1]
 
 
-CALL = "import torch; from vlae_fast import gpu; x = torch.zeros(1, 1, 2, 2)\n"
+CALL = "import torch; from vlae_fast import gpu; x = torch.zeros(1, 1, 3, 3); b = torch.zeros(1)\n"
+CALL += "gpu.masked_conv3x3(x, x, b, None, None, 'A', False, 1.0)"
 
 
 def test_without_triton_the_mend_is_named():
     blocked = "import os, sys; sys.modules['triton'] = None; os.environ['TRITON_INTERPRET'] = '1'\n"
-    message = message_of(blocked + CALL + "gpu.masked_conv3x3(x, x, x, None, None, 'A', False, 1.0)")
+    message = message_of(blocked + CALL)
     assert message.startswith("RuntimeError: vlae_fast: CUDA tensors need Triton, which is not installed: pip install")
 
 
 def test_without_a_gpu_the_mend_is_named():
-    message = message_of(CALL + "gpu.masked_conv3x3(x, x, x, None, None, 'A', False, 1.0)")
+    message = message_of(CALL)
     assert message.startswith("RuntimeError: vlae_fast: the CUDA kernels cannot run on the device cpu: move the")
     assert torch.version.cuda is not None or "a CUDA build of torch" in message

@@ -112,10 +112,10 @@ def test_same_bits_for_any_batch_and_threads():
 @pytest.mark.parametrize("case", ["untied", "no context", "no images"])
 def test_every_output_is_written(case):
     (x, context, params), wiring = arguments(*CASES[case])
-    call = native._PixelCNN(x, params, *wiring)
+    call = native._pixelcnn(params, wiring, x=x, context=context)
     outputs = [torch.full_like(t, float("nan")) for t in (x, x, context, *params)]
     log_prob = torch.full((len(x),), float("nan"))
-    given = call.args, call.params, x.data_ptr(), context.data_ptr()
+    given = *call, x.data_ptr(), context.data_ptr()
     _native.pixelcnn_logits(*given, 1, outputs[0].data_ptr())
     _native.pixelcnn_log_prob(*given, 1, log_prob.data_ptr())
     addresses = [t.data_ptr() for t in outputs[1:]]

@@ -1,7 +1,7 @@
 """CPU bodies of the operators: addresses and sizes go to the compiled C++ (csrc/vlae.h).
 
-`vlae_fast.ops` registers these functions and checks their arguments with messages for people; what stands here makes
-sure that no call, however made, lets native code read or write out of bounds, and checks the values.
+`vlae_fast.ops` registers these functions and checks their arguments with messages for people; `operands` makes sure
+that no call, however made, lets native code read or write out of bounds. Values are checked here.
 """
 
 import ctypes
@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast import _native
+from vlae_fast import _native, operands
+from vlae_fast.operands import addresses
 
 __all__ = [
     "isa",
@@ -59,16 +60,7 @@ def keep_freed_memory() -> None:
             mallopt(option, 1 << 30)
 
 
-def _address(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
-    """Address of a tensor that has exactly this shape and dtype and is contiguous; 0 for None."""
-    if tensor is None:
-        return 0
-    if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
-        raise ValueError(
-            f"{name}: a contiguous {dtype} CPU tensor of shape {shape} wanted, "
-            f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
-        )
-    return tensor.data_ptr()
+_CPU = torch.device("cpu")
 
 
 def _values(tensor: Tensor) -> NDArray[Any]:
@@ -110,22 +102,13 @@ def masked_conv3x3(
     residual_scale: float,
 ) -> Tensor:
     """See `reference.masked_conv3x3`."""
-    N, C, H, W = x.shape
-    K = weight.shape[0]
-    _check_finite(x=x, residual=residual)
-    y = x.new_empty(N, K, H, W)
-    _native.masked_conv3x3(
-        (N, C, K, H, W, {"A": 4, "B": 5}[mask]),
-        pre_elu,
-        residual_scale,
-        _address("x", x, (N, C, H, W)),
-        _address("weight", weight, (K, C, 3, 3)),
-        _address("bias", bias, (K,)),
-        _address("gain", gain, (K,)),
-        _address("residual", residual, (N, K, H, W)),
-        torch.get_num_threads(),
-        y.data_ptr(),
+    sizes = operands.masked_conv3x3(
+        _CPU, mask, {"x": x, "weight": weight, "bias": bias, "gain": gain, "residual": residual}
     )
+    _check_finite(x=x, residual=residual)
+    y = x.new_empty(sizes.N, sizes.K, sizes.H, sizes.W)
+    inputs = addresses(x, weight, bias, gain, residual)
+    _native.masked_conv3x3(sizes, pre_elu, residual_scale, *inputs, torch.get_num_threads(), y.data_ptr())
     return y
 
 
@@ -133,21 +116,11 @@ def masked_conv3x3_backward(
     dy: Tensor, x: Tensor, weight: Tensor, gain: Tensor | None, mask: str, pre_elu: bool, residual_scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients (dx, dweight, dbias, dgain) of `masked_conv3x3`; dgain is empty without gain."""
-    N, C, H, W = x.shape
-    K = weight.shape[0]
-    dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), x.new_empty(K)
-    dgain = x.new_empty(0 if gain is None else K)
-    _native.masked_conv3x3_backward(
-        (N, C, K, H, W, {"A": 4, "B": 5}[mask]),
-        pre_elu,
-        residual_scale,
-        _address("dy", dy, (N, K, H, W)),
-        _address("x", x, (N, C, H, W)),
-        _address("weight", weight, (K, C, 3, 3)),
-        _address("gain", gain, (K,)),
-        torch.get_num_threads(),
-        *(t.data_ptr() for t in (dx, dweight, dbias, dgain)),
-    )
+    sizes = operands.masked_conv3x3(_CPU, mask, {"x": x, "weight": weight, "gain": gain, "dy": dy})
+    dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), x.new_empty(sizes.K)
+    dgain = x.new_empty(0 if gain is None else sizes.K)
+    inputs, outputs = addresses(dy, x, weight, gain), addresses(dx, dweight, dbias, dgain)
+    _native.masked_conv3x3_backward(sizes, pre_elu, residual_scale, *inputs, torch.get_num_threads(), *outputs)
     return dx, dweight, dbias, dgain
 
 
@@ -157,31 +130,11 @@ Params = list[Tensor]
 """The fields of PixelCNNParams or MADEFlowParams, in order."""
 
 
-class _PixelCNN:
-    """Sizes, wiring and addresses of one call."""
-
-    def __init__(
-        self, images: Tensor, params: Params, scale: float, block_convs: int, after: list[int], stride: int
-    ) -> None:
-        N, _, H, W = images.shape
-        C, K = params[1].shape[:2]
-        L, P, S = len(params[4]), len(params[6]), len(params[3])
-        shapes = (
-            (C, 1, 3, 3), (C, K, 3, 3), (C,), (S, C, C, 3, 3), (L, C), (L, C), (P, 2, C, C), (P, 2, C), (C,), (1,),
-        )  # fmt: skip
-        blocks = L // block_convs if block_convs > 0 else 0
-        if S not in (1, L) or len(after) != P or stride < 1 or blocks * block_convs != L:
-            raise ValueError(f"spec: does not fit L = {L}, S = {S}, P = {P}")
-        if any(not 0 <= position < blocks for position in after):
-            raise ValueError(f"spec: pointwise_after {after} wanted in 0..{blocks - 1}")
-        self.image_shape, self.context_shape = (N, 1, H, W), (N, K, H, W)
-        self.args = _native.PixelCNNArgs((N, H, W, C, K, L, P, S, block_convs, stride), scale, after)
-        self.params = tuple(_address(f"params[{i}]", t, shapes[i]) for i, t in enumerate(params))
-
-    def operands(self, x: Tensor, context: Tensor) -> tuple[Any, ...]:
-        """The leading arguments of the native functions."""
-        images = _address("x", x, self.image_shape), _address("context", context, self.context_shape)
-        return self.args, self.params, *images
+def _pixelcnn(params: Params, wiring: tuple[Any, ...], **images: Tensor | None) -> tuple[Any, list[int]]:
+    """Sizes with wiring, and addresses of the parameters: the leading arguments of the native functions."""
+    scale, block_convs, after, stride = wiring
+    sizes = operands.pixelcnn(_CPU, params, images, block_convs, after, stride)
+    return _native.PixelCNNArgs((*sizes, block_convs, stride), scale, after), addresses(*params)
 
 
 # `wiring` is residual_scale, block_convs, pointwise_after and visible_stride of PixelCNNSpec; context is [N, 0, H, W]
@@ -190,45 +143,50 @@ class _PixelCNN:
 
 def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_logits`."""
-    call = _PixelCNN(x, params, *wiring)
+    call = _pixelcnn(params, wiring, x=x, context=context)
     _check_finite(x=x, context=context)
     logits = torch.empty_like(x)
-    _native.pixelcnn_logits(*call.operands(x, context), torch.get_num_threads(), logits.data_ptr())
+    _native.pixelcnn_logits(*call, *addresses(x, context), torch.get_num_threads(), logits.data_ptr())
     return logits
 
 
 def pixelcnn_log_prob(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_log_prob`."""
-    call = _PixelCNN(x, params, *wiring)
+    call = _pixelcnn(params, wiring, x=x, context=context)
     _check_binary(x)
     _check_finite(context=context)
     log_prob = x.new_empty(len(x))
-    _native.pixelcnn_log_prob(*call.operands(x, context), torch.get_num_threads(), log_prob.data_ptr())
+    _native.pixelcnn_log_prob(*call, *addresses(x, context), torch.get_num_threads(), log_prob.data_ptr())
     return log_prob
 
 
 def pixelcnn_logits_backward(dlogits: Tensor, x: Tensor, context: Tensor, params: Params, *wiring: Any) -> list[Tensor]:
     """Gradients [dx, dcontext, *dparams] of `pixelcnn_logits`."""
-    call = _PixelCNN(x, params, *wiring)
-    return _pixelcnn_backward(call, x, context, params, _address("dlogits", dlogits, call.image_shape), 0)
+    call = _pixelcnn(params, wiring, x=x, context=context, dlogits=dlogits)
+    return _pixelcnn_backward(call, x, context, params, dlogits, None)
 
 
 def pixelcnn_log_prob_backward(
     dlog_prob: Tensor, x: Tensor, context: Tensor, params: Params, *wiring: Any
 ) -> list[Tensor]:
     """Gradients [dx, dcontext, *dparams] of `pixelcnn_log_prob`."""
-    call = _PixelCNN(x, params, *wiring)
-    return _pixelcnn_backward(call, x, context, params, 0, _address("dlog_prob", dlog_prob, call.image_shape[:1]))
+    call = _pixelcnn(params, wiring, x=x, context=context, dlog_prob=dlog_prob)
+    return _pixelcnn_backward(call, x, context, params, None, dlog_prob)
 
 
 def _pixelcnn_backward(
-    call: _PixelCNN, x: Tensor, context: Tensor, params: Params, dlogits: int, dlog_prob: int
+    call: tuple[Any, list[int]],
+    x: Tensor,
+    context: Tensor,
+    params: Params,
+    dlogits: Tensor | None,
+    dlog_prob: Tensor | None,
 ) -> list[Tensor]:
     if x.numel() == 0:  # nor is there an address of dlogits that would tell it from none
         return [torch.zeros_like(t) for t in (x, context, *params)]
-    dx, dcontext, *dparams = gradients = [torch.empty_like(t) for t in (x, context, *params)]
-    outputs = dx.data_ptr(), dcontext.data_ptr(), tuple(t.data_ptr() for t in dparams)
-    _native.pixelcnn_backward(*call.operands(x, context), dlogits, dlog_prob, torch.get_num_threads(), *outputs)
+    gradients = [torch.empty_like(t) for t in (x, context, *params)]
+    inputs, (dx, dcontext, *dparams) = addresses(x, context, dlogits, dlog_prob), addresses(*gradients)
+    _native.pixelcnn_backward(*call, *inputs, torch.get_num_threads(), dx, dcontext, dparams)
     return gradients
 
 
@@ -244,58 +202,37 @@ def pixelcnn_sample(
     given: Tensor | None,
 ) -> Tensor:
     """See `reference.pixelcnn_sample`."""
-    x = uniforms.new_empty(len(uniforms), 1, *uniforms.shape[1:])
-    call = _PixelCNN(x, params, residual_scale, block_convs, pointwise_after, visible_stride)
+    wiring = residual_scale, block_convs, pointwise_after, visible_stride
+    call = _pixelcnn(params, wiring, context=context, uniforms=uniforms, given=given)
     _check_finite(context=context)
     _check_range("uniforms", uniforms, "values in [0, 1)", 0.0, BELOW_ONE)
     if given is not None:
         _check_range("given", given, "values -1, 0 or 1", -1, 1)
-    _native.pixelcnn_sample(
-        call.args,
-        call.params,
-        _address("context", context, call.context_shape),
-        _address("uniforms", uniforms, tuple(uniforms.shape)),
-        _address("given", given, tuple(uniforms.shape), torch.int8),
-        temperature,
-        torch.get_num_threads(),
-        x.data_ptr(),
-    )
+    x = uniforms.new_empty(len(uniforms), 1, *uniforms.shape[1:])
+    inputs = addresses(context, uniforms, given)
+    _native.pixelcnn_sample(*call, *inputs, temperature, torch.get_num_threads(), x.data_ptr())
     return x
 
 
 # --- MADE flow --------------------------------------------------------------------------------------------------
 
 
-class _MADEFlow:
-    """Sizes and addresses of one call."""
-
-    def __init__(self, y: Tensor, params: Params, hidden_context: Tensor | None) -> None:
-        N, D = y.shape
-        T, M = params[1].shape
-        R = params[5].shape[1]
-        if R not in (D, 2 * D):
-            raise ValueError(f"params: bias3 has {R} rows, {D} or {2 * D} wanted")
-        shapes = ((T, M, D), (T, M), (T, M, M), (T, M), (T, R, M), (T, R))
-        degrees = params[6]
-        self.degrees = _address("params[6]", degrees, (M,), torch.int64)
-        order = degrees.numpy()  # a few microseconds less than torch
-        if M and not (order[0] >= 0 and order[-1] < D and (order[1:] >= order[:-1]).all()):
-            raise ValueError(f"params: degrees wanted non-decreasing in 0..{D - 1}")
-        self.sizes, self.scale = (N, D, M, T), R != D
-        self.params = (*(_address(f"params[{i}]", t, shapes[i]) for i, t in enumerate(params[:6])), self.degrees)
-        self.y = _address("z", y, (N, D))
-        self.hidden_context = _address("hidden_context", hidden_context, (N, T, M))
+def _made_flow(params: Params, **tensors: Tensor | None) -> tuple[Any, ...]:
+    """Sizes, whether there is a scale, addresses of the parameters: the leading arguments of the native functions."""
+    sizes, scale = operands.made_flow(_CPU, params, tensors)
+    order = params[6].numpy()  # a few microseconds less than torch
+    if sizes.M and not (order[0] >= 0 and order[-1] < sizes.D and (order[1:] >= order[:-1]).all()):
+        raise ValueError(f"params: degrees wanted non-decreasing in 0..{sizes.D - 1}")
+    return sizes, scale, addresses(*params)
 
 
 def made_flow_forward(z: Tensor, params: Params, hidden_context: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `reference.made_flow_forward`."""
-    call = _MADEFlow(z, params, hidden_context)
+    call = _made_flow(params, z=z, hidden_context=hidden_context)
     _check_finite(z=z, hidden_context=hidden_context)
     eps, log_det = torch.empty_like(z), z.new_empty(len(z))
-    threads = torch.get_num_threads()
-    _native.made_flow_forward(
-        call.sizes, call.scale, call.params, call.y, call.hidden_context, threads, eps.data_ptr(), log_det.data_ptr()
-    )
+    inputs, outputs = addresses(z, hidden_context), addresses(eps, log_det)
+    _native.made_flow_forward(*call, *inputs, torch.get_num_threads(), *outputs)
     return eps, log_det
 
 
@@ -303,62 +240,43 @@ def made_flow_forward_backward(
     deps: Tensor, dlog_det: Tensor, z: Tensor, params: Params, hidden_context: Tensor | None
 ) -> list[Tensor]:
     """Gradients [dz, dhidden_context (may be empty), *dparams without degrees] of `made_flow_forward`."""
-    call = _MADEFlow(z, params, hidden_context)
+    call = _made_flow(params, z=z, hidden_context=hidden_context, deps=deps, dlog_det=dlog_det)
     dz, dparams = torch.empty_like(z), [torch.empty_like(p) for p in params[:6]]
-    dhidden_context = z.new_empty(0) if hidden_context is None else torch.empty_like(hidden_context)
-    _native.made_flow_backward(
-        call.sizes,
-        call.scale,
-        call.params,
-        call.y,
-        call.hidden_context,
-        _address("deps", deps, tuple(z.shape)),
-        _address("dlog_det", dlog_det, tuple(z.shape[:1])),
-        torch.get_num_threads(),
-        dz.data_ptr(),
-        0 if hidden_context is None else dhidden_context.data_ptr(),
-        tuple(t.data_ptr() for t in dparams),
-    )
-    return [dz, dhidden_context, *dparams]
+    dhidden_context = None if hidden_context is None else torch.empty_like(hidden_context)
+    inputs, outputs = addresses(z, hidden_context, deps, dlog_det), addresses(dz, dhidden_context)
+    _native.made_flow_backward(*call, *inputs, torch.get_num_threads(), *outputs, addresses(*dparams))
+    return [dz, z.new_empty(0) if dhidden_context is None else dhidden_context, *dparams]
 
 
 def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None) -> Tensor:
     """See `reference.made_flow_inverse`."""
-    call = _MADEFlow(eps, params, hidden_context)
+    call = _made_flow(params, eps=eps, hidden_context=hidden_context)
     _check_finite(eps=eps, hidden_context=hidden_context)
     z = torch.empty_like(eps)
-    _native.made_flow_inverse(
-        call.sizes, call.scale, call.params, call.y, call.hidden_context, torch.get_num_threads(), z.data_ptr()
-    )
+    _native.made_flow_inverse(*call, *addresses(eps, hidden_context), torch.get_num_threads(), z.data_ptr())
     return z
 
 
 # --- weight normalisation ---------------------------------------------------------------------------------------
 
 
-def _weight_norm_inputs(v: Tensor, g: Tensor, live: Tensor) -> tuple[int, int, int]:
-    """Addresses."""
-    R, n = v.shape
-    _check_range("live", live, f"values in 0..{n}", 0, n)
-    return _address("v", v, (R, n)), _address("g", g, (R,)), _address("live", live, (R,), torch.int64)
-
-
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     """See `reference.weight_norm`."""
+    R, n = operands.weight_norm(_CPU, {"v": v, "g": g, "live": live})
+    _check_live(live, n)
     w = torch.empty_like(v)
-    _native.weight_norm(*v.shape, *_weight_norm_inputs(v, g, live), torch.get_num_threads(), w.data_ptr())
+    _native.weight_norm(R, n, *addresses(v, g, live), torch.get_num_threads(), w.data_ptr())
     return w
 
 
 def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients (dv, dg) of `weight_norm`."""
+    R, n = operands.weight_norm(_CPU, {"v": v, "g": g, "live": live, "dw": dw})
+    _check_live(live, n)
     dv, dg = torch.empty_like(v), torch.empty_like(g)
-    _native.weight_norm_backward(
-        *v.shape,
-        _address("dw", dw, tuple(v.shape)),
-        *_weight_norm_inputs(v, g, live),
-        torch.get_num_threads(),
-        dv.data_ptr(),
-        dg.data_ptr(),
-    )
+    _native.weight_norm_backward(R, n, *addresses(dw, v, g, live), torch.get_num_threads(), *addresses(dv, dg))
     return dv, dg
+
+
+def _check_live(live: Tensor, n: int) -> None:
+    _check_range("live", live, f"values in 0..{n}", 0, n)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vlae_fast import operands
 from vlae_fast.gpu.launch import cdiv, config_of, kernels_of, resident_programs
 from vlae_fast.kernels.table import PRECISION
 
@@ -18,14 +19,14 @@ def masked_conv3x3(
     residual_scale: float,
 ) -> Tensor:
     """See `reference.masked_conv3x3`."""
+    tensors = {"x": x, "weight": weight, "bias": bias, "gain": gain, "residual": residual}
+    N, C, K, H, W, taps = operands.masked_conv3x3(None, mask, tensors)
     kernels = kernels_of("masked_conv", x)
-    N, C, H, W = x.shape
-    K = len(weight)
     y = x.new_empty(N, K, H, W)
     if y.numel():
         config = config_of("masked_conv3x3", K, x)
         grid = cdiv(N * H * W, config.block), cdiv(K, kernels.GROUP)
-        constants = {"TAPS": {"A": 4, "B": 5}[mask], "PRE_ELU": pre_elu}
+        constants = {"TAPS": taps, "PRE_ELU": pre_elu}
         with torch.cuda.device_of(x):
             kernels.masked_conv3x3_forward_kernel[grid](
                 x, weight, bias, gain, residual, y, N, C, K, H, W, residual_scale, **constants,
@@ -38,11 +39,9 @@ def masked_conv3x3_backward(
     dy: Tensor, x: Tensor, weight: Tensor, gain: Tensor | None, mask: str, pre_elu: bool, residual_scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients (dx, dweight, dbias, dgain) of `masked_conv3x3`; dgain is empty without gain."""
+    N, C, K, H, W, taps = operands.masked_conv3x3(None, mask, {"x": x, "weight": weight, "gain": gain, "dy": dy})
     kernels = kernels_of("masked_conv", x)
-    N, C, H, W = x.shape
-    K = len(weight)
     sizes = N, C, K, H, W
-    taps = {"A": 4, "B": 5}[mask]
     dx = torch.empty_like(x)
     constants = {"TAPS": taps, "PRE_ELU": pre_elu}
     with torch.cuda.device_of(x):

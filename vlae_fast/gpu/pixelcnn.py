@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlae_fast import operands
 from vlae_fast.gpu.launch import cdiv, config_of, kernels_of, resident_programs
 from vlae_fast.kernels.table import DEPTH, PRECISION
 
@@ -16,14 +17,13 @@ MOST_SCRATCH = 1 << 28
 
 
 class _PixelCNN:
-    """Sizes, wiring and scratch memory of one call; kernels/pixelcnn.py says how the memory is laid out."""
+    """Wiring and scratch memory of one call; kernels/pixelcnn.py says how the memory is laid out."""
 
     def __init__(
-        self, kernel: str, x: Tensor, params: Params, scale: float, block_convs: int, after: list[int], stride: int
-    ) -> None:
-        N, _, H, W = x.shape
-        C, K = params[1].shape[:2]
-        L, P, S = len(params[4]), len(params[6]), len(params[3])
+        self, kernel: str, x: Tensor, sizes: operands.PixelCNNSizes, scale: float, block_convs: int, after: list[int],
+        stride: int,
+    ) -> None:  # fmt: skip
+        N, H, W, C, K, L, P, S = sizes
         backward = kernel == "pixelcnn_backward"
         config = config_of(kernel, C, x)
         area = (H + 1) * (W + 1)
@@ -59,18 +59,20 @@ class _PixelCNN:
 
 def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_logits`."""
-    return _pixelcnn("logits", torch.empty_like(x), x, context, params, wiring)
+    return _pixelcnn("logits", x, context, params, wiring)
 
 
 def pixelcnn_log_prob(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_log_prob`."""
-    return _pixelcnn("log_prob", x.new_empty(len(x)), x, context, params, wiring)
+    return _pixelcnn("log_prob", x, context, params, wiring)
 
 
-def _pixelcnn(kind: str, result: Tensor, x: Tensor, context: Tensor, params: Params, wiring: tuple[Any, ...]) -> Tensor:
+def _pixelcnn(kind: str, x: Tensor, context: Tensor, params: Params, wiring: tuple[Any, ...]) -> Tensor:
+    sizes = operands.pixelcnn(None, params, {"x": x, "context": context}, *wiring[1:])
     kernels = kernels_of("pixelcnn", x)
+    result = torch.empty_like(x) if kind == "logits" else x.new_empty(len(x))
     if x.numel():
-        call = _PixelCNN("pixelcnn_forward", x, params, *wiring)
+        call = _PixelCNN("pixelcnn_forward", x, sizes, *wiring)
         with torch.cuda.device_of(x):
             kernels.pixelcnn_forward_kernel[(call.programs,)](
                 x, context, *params, result, call.scratch, 0, *call.sizes, **call.options, RESULT=kind
@@ -93,10 +95,11 @@ def pixelcnn_log_prob_backward(
 def _pixelcnn_backward(
     kind: str, upstream: Tensor, x: Tensor, context: Tensor, params: Params, wiring: tuple[Any, ...]
 ) -> list[Tensor]:
+    sizes = operands.pixelcnn(None, params, {"x": x, "context": context, f"d{kind}": upstream}, *wiring[1:])
     forward, backward = kernels_of("pixelcnn", x), kernels_of("pixelcnn_backward", x)
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, context, *params)]
-    call = _PixelCNN("pixelcnn_backward", x, params, *wiring)
+    call = _PixelCNN("pixelcnn_backward", x, sizes, *wiring)
     C = call.options["C"]
     dx, dcontext, sums = torch.empty_like(x), torch.empty_like(context), x.new_zeros(call.programs, call.rows, C)
     image_weight, context_weight, _, hidden_weight, gain, _, pointwise_weight, _, output_weight, output_bias = params

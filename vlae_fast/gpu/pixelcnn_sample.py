@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from vlae_fast import operands
 from vlae_fast.gpu.launch import cdiv, kernels_of
 
 
@@ -32,10 +33,10 @@ def pixelcnn_sample(
     given: Tensor | None,
 ) -> Tensor:
     """See `reference.pixelcnn_sample`."""
+    images = {"context": context, "uniforms": uniforms, "given": given}
+    sizes = operands.pixelcnn(None, params, images, block_convs, pointwise_after, visible_stride)
+    N, H, W, C, K, L, _, S = sizes
     kernels = kernels_of("pixelcnn_sample", uniforms)
-    N, H, W = uniforms.shape
-    C, K = params[1].shape[:2]
-    L, S = len(params[4]), len(params[3])
     x = uniforms.new_empty(N, 1, H, W)
     if x.numel() == 0:
         return x

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vlae_fast import operands
+
 
 def _directions(v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors of the rows' first `live` entries, and 1 / norm [R, 1]; both 0 for a norm below 1e-8."""
@@ -14,11 +16,13 @@ def _directions(v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
 
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     """See `reference.weight_norm`."""
+    operands.weight_norm(None, {"v": v, "g": g, "live": live})
     return g[:, None] * _directions(v, live)[0]
 
 
 def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients (dv, dg) of `weight_norm`."""
+    operands.weight_norm(None, {"v": v, "g": g, "live": live, "dw": dw})
     unit, inverse = _directions(v, live)
     dw = dw.masked_fill(torch.arange(v.shape[1], device=v.device) >= live[:, None], 0.0)
     dg = (dw * unit).sum(1)

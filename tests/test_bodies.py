@@ -1,0 +1,108 @@
+"""Both compiled bodies refuse every operand that does not fit, however they are called; nothing is launched for it."""
+
+import re
+
+import pytest
+import torch
+from op_cases import CASES, DIFFERENTIABLE, mapped, outputs
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vlae_fast import gpu, native, ops
+
+# What an operand must not be. Each may leave a small tensor as it was; then it is no mutation.
+MUTATIONS = {
+    "absent": lambda t: None,
+    "no tensor": lambda t: 1.0,
+    "float64": torch.Tensor.double,
+    "integers": torch.Tensor.int,
+    "on another device": lambda t: t.to("meta"),
+    "sparse": torch.Tensor.to_sparse,
+    "an axis more": lambda t: t[None],
+    "flat": torch.Tensor.flatten,
+    "no axis": lambda t: t.new_zeros(()),
+    "empty": lambda t: t[:0],
+    "channels last": lambda t: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t,
+    "transposed": lambda t: t.transpose(0, -1),
+    "strided": lambda t: torch.stack([t, t], -1)[..., 0],
+    "expanded": lambda t: t[:1].expand(t.shape),
+}
+OPTIONAL = ("gain", "residual", "hidden_context", "given")
+FREE = [("weight_norm", "v", 1)]
+"""Axes that no other operand shares."""
+
+
+def mutated(op, operand, tensor):
+    """What the mutations make of an operand of an op that must not be taken."""
+    changed = {name: change(tensor.detach()) for name, change in MUTATIONS.items()}
+    for axis in range(tensor.dim()):
+        if (op, operand, axis) not in FREE:
+            changed[f"axis {axis} too short"] = tensor.narrow(axis, 0, tensor.shape[axis] - 1).contiguous()
+            changed[f"axis {axis} too long"] = torch.cat([tensor, tensor], axis)
+    for mutation, other in changed.items():
+        if not same(tensor, other) and not (other is None and operand in OPTIONAL):
+            yield mutation, other
+
+
+def same(a, b):
+    """No body could tell the tensors apart, but for their values."""
+    return (
+        isinstance(b, torch.Tensor)
+        and (a.shape, a.dtype, a.device, a.layout) == (b.shape, b.dtype, b.device, b.layout)
+        and b.is_contiguous()
+    )
+
+
+class Recorder(TorchDispatchMode):
+    """Every call of an operator of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "vlae_fast":
+            self.calls[func._schema.name.removeprefix("vlae_fast::")] = func._schema, args
+        return func(*args, **(kwargs or {}))
+
+
+def calls_of(op):
+    """What the public function and its gradient hand to the bodies: name -> schema, arguments."""
+    with Recorder() as recorder:
+        found = getattr(ops, op)(**mapped(CASES[op](), lambda t: t.requires_grad_(op in DIFFERENTIABLE)))
+        if op in DIFFERENTIABLE:
+            sum(t.sum() for t in outputs(found)).backward()
+    return recorder.calls
+
+
+def replacements(schema, arguments):
+    """For every tensor of a call: its name, the tensor, and the arguments with another one in its place."""
+    for i, (argument, value) in enumerate(zip(schema.arguments, arguments, strict=True)):
+        before, after = arguments[:i], arguments[i + 1 :]
+        if isinstance(value, torch.Tensor):
+            yield argument.name, value, lambda new, before=before, after=after: (*before, new, *after)
+        elif argument.name == "params":
+            for k, tensor in enumerate(value):
+
+                def replaced(new, value=value, k=k, before=before, after=after):
+                    return *before, [*value[:k], new, *value[k + 1 :]], *after
+
+                yield f"params[{k}]", tensor, replaced
+
+
+@pytest.mark.parametrize("body", [native, gpu], ids=["native", "gpu"])
+@pytest.mark.parametrize("op", CASES)
+def test_no_body_takes_an_operand_that_does_not_fit(op, body):
+    calls = calls_of(op)
+    assert len(calls) == 1 + (op in DIFFERENTIABLE)
+    for name, (schema, arguments) in calls.items():
+        tried, taken = 0, []
+        for operand, tensor, replaced in replacements(schema, arguments):
+            for mutation, other in mutated(name, operand, tensor):
+                tried += 1
+                try:
+                    getattr(body, name)(*replaced(other))
+                except (ValueError, TypeError) as error:
+                    assert re.search("wanted|fit|needs", str(error)), error
+                else:
+                    taken.append(f"{operand}: {mutation}")
+        assert (taken, tried > 20) == ([], True), name
