@@ -22,8 +22,9 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.utils._pytree import _register_namedtuple
 
 from vlae_fast import checkpoint, noise, pretrained
+from vlae_fast.checks import NonFiniteError
 from vlae_fast.config import VLAEConfig
-from vlae_fast.distributions import FlowPosterior
+from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder
 from vlae_fast.ops.backend import reference_chosen
@@ -90,6 +91,14 @@ class VLAE(nn.Module):
         if c.decoder == "pixelcnn":
             maps = 0 if c.conditioning == "none" else c.context_maps
             self.pixelcnn = PixelCNN(c.pixelcnn_channels, maps, c.pixelcnn_layers, c.pointwise_blocks, c.tied, c.wiring)
+
+    @property
+    def prior(self) -> Distribution:
+        """p(z): a distribution with event shape [D]. Raises ValueError where the model has no latent code."""
+        self._encoder()
+        nothing = self._like().new_zeros(self.config.latent_size)
+        base = Independent(Normal(nothing, nothing + 1), 1)
+        return base if self.prior_flow is None else FlowPrior(base, self.prior_flow)
 
     # --- scoring ------------------------------------------------------------------------------------------------
 
@@ -203,6 +212,12 @@ class VLAE(nn.Module):
         Image i depends on (seed, first + i) alone. temperature divides the logits of the pixels; given [n, H, W] int8
         keeps pixels that are 0 or 1 in it and draws those that are -1.
         """
+        return self._drawn(n, None, seed, first, temperature, given)
+
+    def _drawn(
+        self, n: int, z: Tensor | None, seed: int, first: int, temperature: float, given: Tensor | None
+    ) -> Tensor:
+        """`sample`, or `decode` where there is a z."""
         noise.check_whole("n", n)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
@@ -213,10 +228,44 @@ class VLAE(nn.Module):
         for start in range(0, n, CHUNK):
             count = min(CHUNK, n - start)
             eps, uniforms = self._noise(seed, noise.SAMPLE, first + start, count, D)
-            z = None if self.decoder is None else eps if self.prior_flow is None else self.prior_flow.inverse(eps)
+            if z is not None:
+                code = z[start : start + count]
+            else:
+                code = eps if self.prior_flow is None else self.prior_flow.inverse(eps)
             kept = None if given is None else given[start : start + count]
-            images.append(self._draw(z, uniforms, temperature, kept))
+            images.append(self._draw(code, uniforms, temperature, kept))
         return torch.cat(images) if images else self._like().new_empty(0, 1, c.height, c.width)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        z: Tensor,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        temperature: float = 1.0,
+        given: Tensor | None = None,
+    ) -> Tensor:
+        """Images [N, 1, H, W] from p(x|z) for codes z [N, D]: of `prior`, of `encode`, or mixtures of them.
+
+        ::
+
+            a, b = model.encode(images[:2]).sample()
+            path = torch.stack([model.decode(torch.lerp(a, b, t)[None])[0] for t in torch.linspace(0, 1, 9)])
+
+        One at a time, as here, they share their noise; that of image i depends on (seed, first + i) alone, and for the
+        codes that `sample` draws it is that of `sample`. The rest as there. Raises ValueError without a latent code.
+        """
+        self._encoder()
+        like, D = self._like(), self.config.latent_size
+        if not isinstance(z, Tensor):
+            raise TypeError(f"z: a tensor wanted, got {type(z).__name__}")
+        if z.dim() != 2 or (z.dtype, z.shape[1], z.device) != (like.dtype, D, like.device):
+            wanted = f"{like.dtype} [N, {D}] {like.device}"
+            raise ValueError(f"z: {wanted} wanted, got {z.dtype} {list(z.shape)} {z.device}")
+        if _readable(z) and not z.isfinite().all():
+            raise NonFiniteError("z: finite numbers wanted, got NaN or infinity")
+        return self._drawn(len(z), z, seed, first, temperature, given)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0, given: Tensor | None = None) -> Tensor:

@@ -1,0 +1,140 @@
+"""Posterior and prior are distributions as torch's own are, and `decode` draws from a chosen code."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import assert_close
+from torch.distributions import Independent, Normal, kl_divergence
+
+from vlae_fast import VLAE, VLAEConfig
+
+CONFIG = replace(VLAEConfig.preset("tiny"), height=5, width=4, encoder_channels=(4,), latent_size=3)
+D = CONFIG.latent_size
+
+
+def made(**fields):
+    model = VLAE(replace(CONFIG, **fields))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "flow" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def images(n):
+    return (torch.rand(n, 1, CONFIG.height, CONFIG.width) < 0.4).float()
+
+
+def distributions():
+    """Each distribution, its like among torch's own, and the flow's direction that gives its density."""
+    for scale in (False, True):
+        posterior = made(posterior="iaf", flow_scale=scale)
+        yield "posterior", posterior.encode(images(2))
+        yield "prior", posterior.prior
+    yield "gaussian posterior", made().encode(images(2))
+    yield "gaussian prior", made(prior="gaussian").prior
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_shapes_as_those_of_a_gaussian(case):
+    _, q = list(distributions())[case]
+    like = Independent(Normal(torch.zeros(*q.batch_shape, D), 1.0), 1)
+    assert (q.batch_shape, q.event_shape, q.has_rsample) == (like.batch_shape, like.event_shape, True)
+    assert q.support.event_dim == 1
+    for shape in ((), (4,), (2, 0), (3, 2)):
+        assert q.sample(shape).shape == like.sample(shape).shape
+    for shape in ((D,), (1, D), (2, D), (5, 1, D), (4, 2, D)):
+        assert q.log_prob(torch.randn(shape)).shape == like.log_prob(torch.randn(shape)).shape
+    for batch in ((2,), (3, 2)):
+        larger = q.expand(batch)
+        assert larger.batch_shape == torch.Size(batch)
+        assert larger.sample((4,)).shape == (4, *batch, D)
+        value = torch.randn(D)
+        assert_close(larger.log_prob(value), q.log_prob(value).expand(batch))
+    for value in (torch.randn(D + 1), torch.full((D,), math.nan)):
+        with pytest.raises(ValueError, match=r"shape|support"):
+            q.log_prob(value)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_density_is_that_of_the_draws(case):
+    """log p(z) = log N(eps) - log |dz / deps|, the Jacobian taken by brute force."""
+    name, q = list(distributions())[case]
+    base = Normal(torch.zeros(D), 1.0)
+    if name == "prior":
+        z = q.sample()
+        jacobian = torch.autograd.functional.jacobian(lambda z: q.flow(z[None])[0][0], z)
+        expected = base.log_prob(q.flow(z[None])[0][0]).sum() + jacobian.det().abs().log()
+        assert_close(q.log_prob(z), expected)
+    else:
+        z0 = q.base.sample()
+        z, _ = q.flow(z0, q.hidden_context)
+        for i in range(2):
+            context = q.hidden_context[i : i + 1]
+            jacobian = torch.autograd.functional.jacobian(lambda v, c=context: q.flow(v[None], c)[0][0], z0[i])
+            expected = q.base.log_prob(z0)[i] - jacobian.det().abs().log()
+            assert_close(q.log_prob(z)[i].detach(), expected.detach(), "gradient")
+
+
+def test_what_has_no_closed_form_says_so():
+    for _, q in list(distributions())[:4]:
+        for ask in (lambda q: q.mean, lambda q: q.variance, lambda q: q.stddev, lambda q: q.entropy()):
+            with pytest.raises(NotImplementedError):
+                ask(q)
+        with pytest.raises(NotImplementedError):
+            kl_divergence(q, Independent(Normal(torch.zeros(D), 1.0), 1))
+    model = made(prior="gaussian")
+    assert (kl_divergence(model.encode(images(2)), model.prior.expand((2,))) > 0).all()
+
+
+@pytest.mark.parametrize("prior", ["af", "gaussian"])
+def test_the_bound_is_made_of_these_densities(prior):
+    model = made(prior=prior, posterior="iaf")
+    x = images(2)
+    q = model.encode(x)
+    noise = torch.randn(2, D)
+    mean, log_std, context = model.encoder(x)
+    z, _ = model.posterior_flow(mean + log_std.exp() * noise, context)
+    assert_close((q.log_prob(z) - model.prior.log_prob(z)).detach(), model.elbo(x, noise=noise).kl.detach(), "gradient")
+
+
+def test_no_code_no_distribution_of_it():
+    model = VLAE(replace(CONFIG, conditioning="none"))
+    for call in (lambda: model.prior, lambda: model.decode(torch.zeros(1, D)), lambda: model.encode(images(1))):
+        with pytest.raises(ValueError, match="conditioning: this model has no latent code"):
+            call()
+
+
+@pytest.mark.parametrize("fields", [{}, {"prior": "gaussian"}, {"decoder": "factorized"}])
+def test_decode_draws_what_sample_draws(fields, monkeypatch):
+    model = made(**fields)
+    expected = model.sample(6, seed=3, first=2, temperature=0.8)
+    drawn = []
+    draw = model._draw
+    monkeypatch.setattr(model, "_draw", lambda z, *rest: drawn.append(z) or draw(z, *rest))
+    model.sample(6, seed=3, first=2)
+    (z,) = drawn
+    assert torch.equal(model.decode(z, seed=3, first=2, temperature=0.8), expected)
+    assert torch.equal(model.decode(z[4:], seed=3, first=6, temperature=0.8), expected[4:])
+    given = torch.full((6, CONFIG.height, CONFIG.width), -1, dtype=torch.int8)
+    given[:, 1] = 1
+    assert (model.decode(z, given=given)[:, 0, 1] == 1).all()
+    assert model.decode(z[:0]).shape == (0, 1, CONFIG.height, CONFIG.width)
+
+
+@pytest.mark.parametrize(
+    ("z", "error", "message"),
+    [
+        (torch.zeros(2, D + 1), ValueError, r"z: torch.float32 \[N, 3\] cpu wanted, got torch.float32 \[2, 4\] cpu"),
+        (torch.zeros(D), ValueError, r"z: torch.float32 \[N, 3\] cpu wanted"),
+        (torch.zeros(2, D, dtype=torch.float64), ValueError, "wanted, got torch.float64"),
+        (torch.zeros(2, D, device="meta"), ValueError, "wanted, got torch.float32 .* meta"),
+        (torch.full((2, D), math.nan), ValueError, "z: finite numbers wanted"),
+        ([[0.0] * D], TypeError, "z: a tensor wanted, got list"),
+    ],
+)
+def test_codes_that_are_refused(z, error, message):
+    with pytest.raises(error, match=message):
+        made().decode(z)
