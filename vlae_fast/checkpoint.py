@@ -1,9 +1,12 @@
 """Files of tensors and of JSON, read without executing anything and written whole or not at all."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +20,13 @@ from torch import Tensor
 __all__ = [
     "CheckpointError",
     "digest",
+    "is_special",
+    "make_folder",
     "read_file",
     "read_json",
     "read_tensors",
     "remove_stale",
+    "sync_folder",
     "write_file",
     "write_json",
     "write_tensors",
@@ -33,24 +39,91 @@ class CheckpointError(ValueError):
     """A file that is missing, damaged or of another model; the message names it."""
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: str | Path, content: bytes) -> None:
     """Writes beside `path`, flushes to the disk, then renames: a reader sees the old file or the new one, whole.
 
+    The file there gives its mode and owner on, a link is replaced and not followed. Durable once it returns: the folder
+    is flushed too, where the system can do that. A character device or a pipe is written through, never replaced.
     Raises CheckpointError, the old file and nothing else there, where the disk is full or nothing may be written.
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_special(path):
+            _write_through(path, content)
+            return
+        make_folder(path.parent)
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:
+                _take_over_mode(path, temporary)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def is_special(path: Path) -> bool:
+    """Is there something that is written to but never replaced: a device, pipe or socket, or a link of the system's?
+
+    The links of /dev and /proc (/dev/stdout) count, whatever they lead to.
+    """
+    if path.is_symlink() and path.parent.resolve().parts[1:2] in (("dev",), ("proc",)):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing there, or a link to nothing
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Raises OSError, also for a pipe that nobody reads, where others would wait forever."""
+    if path.is_block_device():
+        raise CheckpointError(f"{path}: cannot be written (a block device)")
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
+    with os.fdopen(os.open(path, flags), "wb") as file:
+        os.set_blocking(file.fileno(), True)
+        file.write(content)
+
+
+def _take_over_mode(old: Path, new: Path) -> None:
+    """Gives a file the mode, and where that is allowed the owner, of the regular file that it will replace."""
+    if old.is_symlink() or not old.exists():
+        return
+    if hasattr(os, "chown"):  # not on Windows
+        there = old.stat()
+        with contextlib.suppress(PermissionError):
+            os.chown(new, there.st_uid, there.st_gid)
+    shutil.copymode(old, new)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, durable as `write_file` is. Raises OSError."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in missing:
+        sync_folder(part.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to the disk, where the system can do that. Raises OSError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, or a folder that may be written to but not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without it
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_stale(folder: Path) -> None:
@@ -62,6 +135,8 @@ def remove_stale(folder: Path) -> None:
 
 
 def _runs_elsewhere(process: int) -> bool:
+    if os.name == "nt":  # a signal 0 would be a Ctrl-C there
+        return True
     if process == os.getpid():  # this process has just begun; in a container every process may have the same number
         return False
     try:

@@ -11,7 +11,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.utils._pytree import _register_namedtuple
 
-from vlae_fast import checkpoint, noise, pretrained
+from vlae_fast import noise, pretrained
 from vlae_fast.checks import NonFiniteError
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
@@ -326,11 +325,12 @@ class VLAE(nn.Module):
                 self.pixelcnn.logits(images, context)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` and `model.safetensors` (float32)."""
+        """Writes `config.json` and `model.safetensors` (float32).
+
+        Raises CheckpointError where the folder holds a training, or cannot be written.
+        """
         self._first()
-        folder = Path(folder)
-        checkpoint.write_json(folder / "config.json", {"model": asdict(self.config)})
-        checkpoint.write_tensors(folder / "model.safetensors", {k: v.float() for k, v in self.state_dict().items()})
+        pretrained.save(Path(folder), self.config, {k: v.float() for k, v in self.state_dict().items()})
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
@@ -342,9 +342,8 @@ class VLAE(nn.Module):
         config = pretrained.config_of(folder)
         with torch.device("meta"):
             wanted = cls(config).state_dict()
-        tensors, _ = checkpoint.read_tensors(folder / "model.safetensors", wanted)
         model = cls(config)
-        model.load_state_dict(tensors)
+        model.load_state_dict(pretrained.tensors_of(folder, wanted))
         return model
 
     def _like(self) -> Tensor:

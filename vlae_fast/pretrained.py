@@ -1,13 +1,24 @@
-"""Weights that ship with the package, found by name."""
+"""A saved model: `config.json` and `model.safetensors` in a folder; those that ship with the package go by name."""
 
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from vlae_fast import checkpoint
 from vlae_fast.checkpoint import CheckpointError, read_json
 from vlae_fast.config import VLAEConfig, from_dict
 
-__all__ = ["config_of", "folder_of", "shipped"]
+__all__ = ["config_of", "folder_of", "is_run", "save", "shipped", "tensors_of", "write_weights"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_BOUND = "config_sha256"
+"""Entry of the metadata of `model.safetensors`."""
 
 
 def shipped() -> list[str]:
@@ -32,3 +43,51 @@ def config_of(folder: Path) -> VLAEConfig:
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError(f"{path}: no object with a field 'model'")
     return from_dict(VLAEConfig, content["model"], str(path))
+
+
+def save(folder: Path, config: VLAEConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a model. Killed between its two files it leaves a pair that does not load, never a mixture.
+
+    Raises CheckpointError where the folder holds a training, or cannot be written.
+    """
+    if is_run(folder):
+        raise CheckpointError(f"{folder}: holds a training, which would be lost; save to another folder")
+    content = json.loads(json.dumps({"model": dataclasses.asdict(config)}))  # tuples become lists
+    write_weights(folder, content, tensors)
+    checkpoint.write_json(folder / "config.json", content)
+
+
+def write_weights(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Writes `model.safetensors`, bound to the content of its `config.json`. Raises CheckpointError."""
+    checkpoint.write_tensors(folder / "model.safetensors", tensors, {_BOUND: _digest(content)})
+
+
+def is_run(folder: Path) -> bool:
+    """Does a folder hold a training?"""
+    if os.path.lexists(folder / "state.safetensors"):
+        return True
+    try:
+        content = read_json(folder / "config.json")
+    except CheckpointError:
+        return False
+    return isinstance(content, dict) and "training" in content
+
+
+def tensors_of(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the model in a folder, as `checkpoint.read_tensors`.
+
+    Raises CheckpointError, also where they were written beside another `config.json`.
+    """
+    path = folder / "model.safetensors"
+    if is_run(folder) and not os.path.lexists(path):
+        raise CheckpointError(f"{path}: not there yet; a training writes it at its first validation")
+    tensors, metadata = checkpoint.read_tensors(path, wanted)
+    config = folder / "config.json"
+    if metadata.get(_BOUND) not in (None, _digest(read_json(config))):  # files of older versions have none
+        raise CheckpointError(f"{path}: written beside another config.json (was a saving cut short?); save it again")
+    return tensors
+
+
+def _digest(content: Any) -> str:
+    """sha256 of the model's part of a `config.json`, as it stands there."""
+    return hashlib.sha256(json.dumps(content["model"], sort_keys=True).encode()).hexdigest()
