@@ -22,7 +22,7 @@ LAYERS = [
     {"ops"},
     {"reference", "native", "gpu"},
     {"kernels", "_native", "_cuda"},
-    {"pretrained"},
+    {"pretrained", "folder_lock"},
     {"config", "masks", "noise"},
     {"checkpoint", "checks", "extra", "operands"},
 ]

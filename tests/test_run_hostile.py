@@ -134,7 +134,7 @@ COMMANDS = {
     "against a file": (EVALUATE + " --against HOME/images.npy", "images.npy: no such folder"),
     "against an empty folder": (EVALUATE + " --against HOME/folder.png", "config.json: No such file"),
     "against another size": (EVALUATE + " --against HOME/other", "its images are of 9x9 pixels"),
-    "json onto a folder": (EVALUATE + " --json HOME/folder.png", "folder.png: cannot be written (Is a directory)"),
+    "json onto a folder": (EVALUATE + " --json HOME/folder.json", "folder.json: cannot be written (Is a directory)"),
     "json below a file": (EVALUATE + " --json HOME/images.npy/e.json", "e.json: cannot be written (File exists)"),
     "json where nothing may be": (EVALUATE + " --json /proc/none/e.json", "/proc/none/e.json: cannot be written"),
     "train below a file": (
@@ -155,6 +155,7 @@ COMMANDS = {
 def test_paths(case, folder, capsys):
     (folder / "folder.png").mkdir()
     (folder / "folder.npy").mkdir()
+    (folder / "folder.json").mkdir()
     (folder / "loop").symlink_to(folder / "loop")
     command, message = COMMANDS[case]
     if case == "data names nothing":

@@ -6,6 +6,7 @@ Exit status: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C (the state of a
 import argparse
 import dataclasses
 import math
+import os
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from vlae_fast.data.download import download
 from vlae_fast.evaluate import Evaluation, evaluate
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
+from vlae_fast.run_folder import check_output
 from vlae_fast.train import DivergedError, Trainer
 
 with cli_extra():
@@ -95,12 +97,14 @@ class Evaluate:
     """Folder of the published files; default: $VLAE_DATA, else ./data."""
 
     def __call__(self) -> int:
+        if self.json is not None:
+            check_output("json", self.json, (".json",))
         model = VLAE.from_pretrained(self.run)
         dataset = _dataset(self.run, self.data, self.data_dir)
         other = None if self.against is None else VLAE.from_pretrained(self.against)
         result = self._evaluate(model, self.run, dataset)
         content = {"run": str(self.run), "data": dataset.name, "split": "test", **result.to_dict()}
-        print(f"data                    {dataset.name}, test\n{result}")
+        print(f"data                    {dataset.name}, test\n{result}", flush=True)  # --json may be /dev/stdout
         if other is not None and self.against is not None:
             against = self._evaluate(other, self.against, dataset)
             difference = result.minus(against)
@@ -150,8 +154,7 @@ class Sample:
     def __call__(self) -> int:
         if self.num < 1 or self.first < 0:
             raise ValueError(f"num: >= 1 and first: >= 0 wanted, got {self.num} and {self.first}")
-        if self.out.suffix not in (".png", ".npy", ".npz"):
-            raise ValueError(f"out: a name that ends in .png, .npy or .npz wanted, got {str(self.out)!r}")
+        check_output("out", self.out, (".png", ".npy", ".npz"))
         model = VLAE.from_pretrained(self.run)
         images = model.sample(self.num, seed=self.seed, first=self.first, temperature=self.temperature)
         if self.out.suffix == ".png":
@@ -187,6 +190,7 @@ class Reconstruct:
     def __call__(self) -> int:
         if self.num < 1:
             raise ValueError(f"num: >= 1 wanted, got {self.num}")
+        check_output("out", self.out, (".png",))
         model = VLAE.from_pretrained(self.run)
         dataset = _dataset(self.run, self.data, self.data_dir)
         _check_size(self.run, model, dataset)
@@ -258,9 +262,15 @@ def _check_size(run: Path, model: VLAE, dataset: Dataset) -> None:
         raise ValueError(f"{run}: its images are {sizes}")
 
 
+def _expanded(argument: str) -> str:
+    """`--out=~/x` as a shell expands `--out ~/x`."""
+    flag, equals, value = argument.partition("=")
+    return flag + equals + os.path.expanduser(value) if flag.startswith("--") else argument
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [_expanded(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     try:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--preset", default="paper")

@@ -1,23 +1,27 @@
 """The folder of a training: config, state, metrics. Whatever is killed or fails, one good state stays there."""
 
+import contextlib
 import dataclasses
-import fcntl
+import errno
 import json
 import math
+import os
+import re
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vlae_fast import checkpoint
+from vlae_fast import checkpoint, pretrained
 from vlae_fast.checkpoint import CheckpointError
+from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
+from vlae_fast.folder_lock import FolderLock
 
-__all__ = ["Progress", "Row", "RunFolder"]
+__all__ = ["Progress", "Row", "RunFolder", "check_output"]
 
 Row = dict[str, Any]
 
@@ -25,6 +29,12 @@ MAX_METRICS_BYTES = 1 << 26
 """Longest metrics.jsonl that is read: a quarter of a million validations."""
 PLOTTED = ("epoch", "train_negative_elbo_nats", "train_kl_nats", "valid_negative_elbo_nats", "valid_kl_nats")
 """What every line of metrics.jsonl holds beside its step."""
+
+_OWN = re.compile(
+    r"(config\.json|model\.safetensors|state(\.\w+)?\.safetensors|evaluation-\w+\.safetensors|metrics\.jsonl"
+    r"|(curves|samples|data)\.png)"
+)
+"""Files of a run folder."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 200
@@ -59,64 +69,117 @@ class Progress:
         return cls(**values)
 
 
+def is_own(name: str) -> bool:
+    """Is this the name of a file that a training or an evaluation keeps in its folder?"""
+    return _OWN.fullmatch(name) is not None
+
+
+def check_output(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuses what a command must not write to, before it begins its work.
+
+    Raises ValueError that names the argument, or CheckpointError: for another suffix (a device or pipe needs none where
+    there is but one), a folder, a place that cannot be written to, and a file of a run.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: cannot be written ({os.strerror(errno.EISDIR)})")
+    special = checkpoint.is_special(path)
+    if path.suffix not in suffixes and not (special and len(suffixes) == 1):
+        wanted = " or ".join(", ".join(suffixes).rsplit(", ", 1))
+        raise ValueError(f"{name}: a name that ends in {wanted} wanted, got {str(path)!r}")
+    if special:
+        return
+    if is_own(path.name) and (path.parent / "config.json").exists():
+        raise CheckpointError(f"{path}: a file of the run in this folder; choose another name")
+    above = next(part for part in path.parents if part.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = errno.EACCES if above.is_dir() else errno.EEXIST
+        raise CheckpointError(f"{path}: cannot be written ({os.strerror(reason)})")
+
+
 class RunFolder:
     """A run folder of this config: claimed if it is new or empty of runs, else found to be the same run.
 
+    Other processes are kept out as long as the object lives. Within a process it is the state on the disk that counts:
+    of two trainers of one folder the one that has not the newest state goes no further.
     Raises CheckpointError, nothing written, where it holds a run with another config or cannot be used.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, data: str, model: VLAEConfig, training: TrainConfig) -> None:
         self.path = path
         self.state = path / "state.safetensors"
         self.previous = path / "state.previous.safetensors"
         self._new = path / "state.new.safetensors"
-        mine = json.loads(json.dumps(config))  # tuples become lists
-        file = path / "config.json"
-        if not file.is_symlink() and not file.exists():
-            checkpoint.write_json(file, mine)
-        theirs = checkpoint.read_json(file)
-        if theirs != mine:
-            raise CheckpointError(
-                f"{path}: holds a run with another config ({_difference('config', theirs, mine)}); "
-                "choose another folder, or the same options to resume it"
-            )
+        self._config = path / "config.json"
+        try:
+            checkpoint.make_folder(path)
+        except OSError as error:
+            raise CheckpointError(f"{self._config}: cannot be written ({error.strerror})") from None
+        self._lock = FolderLock.of(path)
+        self._saves = self._lock.saves
         with self.locked():
+            self._claim({"data": data, "model": dataclasses.asdict(model), "training": dataclasses.asdict(training)})
             checkpoint.remove_stale(path)
             self._new.unlink(missing_ok=True)
 
-    @contextmanager
+    def _claim(self, config: Mapping[str, Any]) -> None:
+        mine = json.loads(json.dumps(config))  # tuples become lists
+        if not os.path.lexists(self._config):
+            for name in sorted(os.listdir(self.path)):
+                if is_own(name):
+                    raise CheckpointError(f"{self.path}: holds {name} but no config.json; choose another folder")
+            checkpoint.write_json(self._config, mine)
+        theirs = checkpoint.read_json(self._config)
+        if _parsed(theirs) != mine:
+            raise CheckpointError(
+                f"{self.path}: holds a run with another config ({_difference('config', _parsed(theirs), mine)}); "
+                "choose another folder, or the same options to resume it"
+            )
+
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps others from training in this folder. Raises CheckpointError where another one does."""
-        with (self.path / "config.json").open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(f"{self.path}: another training runs in this folder") from None
-            except OSError:  # a file system without locks
-                pass
+        """Keeps the other threads of this process out. Raises CheckpointError where one of them trains here.
+
+        So it does where another trainer has saved since: going on from here would undo what that one did.
+        """
+        if not self._lock.in_process.acquire(blocking=False):
+            raise CheckpointError(f"{self.path}: another training runs in this folder")
+        try:
+            if self._saves != self._lock.saves:
+                raise CheckpointError(f"{self.path}: another trainer has gone on with this run; resume it anew")
             yield
+        finally:
+            self._lock.in_process.release()
 
     # --- state --------------------------------------------------------------------------------------------------
 
-    def has_state(self) -> bool:
-        """Whether there is something to resume."""
-        return self.state.exists() or self.previous.exists()
+    @staticmethod
+    def has_state(path: Path) -> bool:
+        """Whether there is something to resume in a folder."""
+        return (path / "state.safetensors").exists() or (path / "state.previous.safetensors").exists()
 
     def save_state(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
-        """Writes the whole state, reads it back, and only then lets it take the place of the one before.
+        """Writes the whole state, reads it back, and only then lets it take the place of the one before; then durable.
 
         That one is kept as state.previous.safetensors. Raises CheckpointError; the states there stay as they are.
         """
-        try:
-            checkpoint.write_tensors(self._new, tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
-            checkpoint.read_tensors(self._new, tensors)
-            if self.state.exists():
-                self.state.replace(self.previous)
-            self._new.replace(self.state)
-        except OSError as error:
-            raise CheckpointError(f"{self.state}: cannot be written ({error.strerror})") from None
-        finally:
-            self._new.unlink(missing_ok=True)
+        with self.locked():
+            try:
+                checkpoint.write_tensors(self._new, tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
+                checkpoint.read_tensors(self._new, tensors)
+                if self.state.exists():
+                    self.state.replace(self.previous)
+                self._new.replace(self.state)
+                checkpoint.sync_folder(self.path)
+            except OSError as error:
+                raise CheckpointError(f"{self.state}: cannot be written ({error.strerror})") from None
+            finally:
+                self._new.unlink(missing_ok=True)
+            self._lock.saves += 1
+            self._saves = self._lock.saves
+
+    def save_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Writes the model that an evaluation takes. Raises CheckpointError."""
+        pretrained.write_weights(self.path, checkpoint.read_json(self._config), tensors)
 
     def load_state(self, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Progress]:
         """The newest state that is whole; says so where that is not the newest one.
@@ -175,6 +238,15 @@ class RunFolder:
 
     def _write_metrics(self, rows: list[Row]) -> None:
         checkpoint.write_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _parsed(config: Any) -> Any:
+    """With the fields that a version before this one did not have; as it is where this version cannot read it."""
+    kinds: dict[str, Any] = {"model": VLAEConfig, "training": TrainConfig}
+    for name, kind in kinds.items():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            config = {**config, name: dataclasses.asdict(from_dict(kind, config[name], name))}
+    return json.loads(json.dumps(config))
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

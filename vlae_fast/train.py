@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from vlae_fast import checkpoint, latent, noise, plots
+from vlae_fast import latent, noise, plots
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
 from vlae_fast.extra import cli_extra
@@ -51,18 +51,19 @@ class Trainer:
         """Images to learn from."""
         self.progress = Progress()
         """Steps done, and what else changes beside tensors."""
+        resumed = RunFolder.has_state(out)
+        start = VLAE.from_pretrained(config.start_from) if config.start_from and not resumed else None
         torch.manual_seed(config.seed)
         self.model = VLAE(model)
         """What the optimiser moves."""
-        if config.start_from:
-            self._start_from(VLAE.from_pretrained(config.start_from))
+        if start is not None:
+            self._start_from(start)
         self.valid_images = self._validation_images()
         """Images [n, 1, H, W] that every validation looks at."""
-        description = {"data": dataset.name, "model": dataclasses.asdict(model), "training": dataclasses.asdict(config)}
-        self.folder = RunFolder(out, description)
+        self.folder = RunFolder(out, dataset.name, model, config)
         """What lies on the disk."""
-        resumed = self.folder.has_state()
-        if not resumed and not config.start_from:
+        resumed = resumed or RunFolder.has_state(out)  # somebody may have trained here since
+        if not resumed and start is None:
             count = min(8 * config.batch_size, len(self.split))
             self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
         self.average = copy.deepcopy(self.model)
@@ -242,7 +243,7 @@ class Trainer:
         plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
         if row["valid_negative_elbo_nats"] < self.progress.best_nats or self.config.train_on == "train+validation":
             self.progress.best_nats = row["valid_negative_elbo_nats"]
-            checkpoint.write_tensors(self.out / "model.safetensors", self.average.state_dict())
+            self.folder.save_weights(self.average.state_dict())
 
     def _bar(self, last_step: int | None, total_seconds: float | None) -> Bar:
         if total_seconds is not None:
