@@ -1,5 +1,6 @@
 """Downloads from a server on this machine: resumed, checked, refused with one line."""
 
+import gzip
 import hashlib
 import re
 import threading
@@ -11,7 +12,8 @@ import pytest
 from vlae_fast import cli
 from vlae_fast.data import download as module
 from vlae_fast.data import files
-from vlae_fast.data.download import PUBLISHED, DownloadError, RemoteFile, download
+from vlae_fast.data.download import DownloadError, download
+from vlae_fast.data.published import PUBLISHED, RemoteFile
 
 CONTENT = np.random.default_rng(0).bytes(200_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -203,6 +205,33 @@ def test_another_file_of_the_name_is_left_alone(server, tmp_path):
     with pytest.raises(DownloadError, match="not the published file"):
         download("caltech101", tmp_path)
     assert (tmp_path / "folder" / "file.mat").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("place", ["file.mat", "mnist/file.mat", "omniglot/file.mat.gz", "file.mat.gz"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_copy_that_load_would_read_is_recognised(server, tmp_path, monkeypatch, place, pack, suffix):
+    """Packed or not, at any place where `load` looks; nothing is asked of the server."""
+    publish(monkeypatch, f"{server.url}/file.mat{suffix}")
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pack(CONTENT))
+    assert download("caltech101", tmp_path) == [path]
+    assert server.asked == []
+    path.write_bytes(pack(CONTENT[1:]))
+    with pytest.raises(DownloadError, match="not the published file, its checksum differs; move it away"):
+        download("caltech101", tmp_path)
+
+
+def test_a_packed_file_is_checked_by_what_is_in_it(server, tmp_path, monkeypatch):
+    publish(monkeypatch, f"{server.url}/file.mat.gz")
+    server.content = gzip.compress(CONTENT, 1)
+    (path,) = download("caltech101", tmp_path)
+    assert path.read_bytes() == server.content
+    path.unlink()
+    server.content = server.content[:-9] + b"x" * 9
+    with pytest.raises(DownloadError, match="what comes has another checksum"):
+        download("caltech101", tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(server, tmp_path):

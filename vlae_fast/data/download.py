@@ -1,20 +1,19 @@
 """The published files from their public addresses: resumed where a transfer broke off, checked before they are used."""
 
-import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
-from vlae_fast.data.files import MAX_UNPACKED_BYTES, DataError, data_folder
+from vlae_fast.data.files import MAX_UNPACKED_BYTES, DataError, MissingDataError, data_folder, find
+from vlae_fast.data.published import PUBLISHED, RemoteFile
 from vlae_fast.extra import cli_extra
 
 with cli_extra():
     from tqdm import tqdm
 
-__all__ = ["PUBLISHED", "DownloadError", "RemoteFile", "download"]
+__all__ = ["DownloadError", "download"]
 
 TIMEOUT_SECONDS = 30
 """Silence of a server after which it counts as gone."""
@@ -25,79 +24,17 @@ class DownloadError(DataError):
     """A file could not be fetched; the message is one line that names the address and where the file belongs."""
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A published file."""
-
-    folder: str
-    """Where it belongs below the data folder."""
-    url: str
-    """Public address."""
-    checksum: str
-    """`sha256:...` or `md5:...`, hexadecimal."""
-
-    @property
-    def name(self) -> str:
-        """Its name, the last part of the address."""
-        return self.url.rpartition("/")[2]
-
-    def fits(self, path: Path) -> bool:
-        """Whether a file has the checksum. Raises OSError."""
-        algorithm, _, wanted = self.checksum.partition(":")
-        with path.open("rb") as file:
-            hashed = hashlib.new(algorithm, usedforsecurity=False)
-            while block := file.read(2**20):
-                hashed.update(block)
-        return hashed.hexdigest() == wanted
-
-
-_MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
-_STATIC_MNIST = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/binarized_mnist_"
-PUBLISHED = {
-    "dynamic-mnist": tuple(
-        RemoteFile("mnist", f"{_MNIST}{part}-images-idx3-ubyte.gz", f"sha256:{checksum}")
-        for part, checksum in (
-            ("train", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-            ("t10k", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-        )
-    ),
-    "static-mnist": tuple(
-        RemoteFile("static_mnist", f"{_STATIC_MNIST}{part}.amat", f"sha256:{checksum}")
-        for part, checksum in (
-            ("train", "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
-            ("valid", "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
-            ("test", "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
-        )
-    ),
-    "caltech101": (
-        RemoteFile(
-            "caltech101_silhouettes",
-            "https://people.cs.umass.edu/~marlin/data/caltech101_silhouettes_28_split1.mat",
-            "sha256:eb6735e8d84b1850fabc5590124aab1755e90c9fd28123585324398405e1e42a",
-        ),
-    ),
-    "omniglot": (
-        RemoteFile(
-            "omniglot",
-            "https://raw.githubusercontent.com/yburda/iwae/master/datasets/OMNIGLOT/chardata.mat",
-            "md5:21ecaf34373511aa7691cf2e0802aa3d",
-        ),
-    ),
-}
-"""Files of each data set."""
-
-
 def download(name: str, data_dir: Path | None = None) -> list[Path]:
     """Fetches the files of a data set into `data_dir` (default: as `load` has it); returns where they lie.
 
     A transfer that broke off goes on where it stopped, from NAME.part; a file takes its name only when its checksum
-    fits; one that lies there is kept if it fits, and never overwritten. Raises DownloadError, which says what to fetch
-    by hand and where to put it.
+    fits; one that lies where `load` finds it, gzipped or not, is kept if it fits, and never overwritten. Raises
+    DownloadError, which says what to fetch by hand and where to put it.
     """
     if name not in PUBLISHED:
         raise DownloadError(f"{name!r}: one of {', '.join(PUBLISHED)} wanted")
     folder = data_folder(data_dir)
-    wanted = {folder / file.folder / file.name: file for file in PUBLISHED[name]}
+    wanted = {_place(folder, file): file for file in PUBLISHED[name]}
     try:
         for path, file in wanted.items():
             if not os.path.lexists(path):
@@ -111,6 +48,14 @@ def download(name: str, data_dir: Path | None = None) -> list[Path]:
     except OSError as error:
         raise DownloadError(f"{error.filename or str(folder)!r}: {error.strerror or error}") from None
     return list(wanted)
+
+
+def _place(folder: Path, file: RemoteFile) -> Path:
+    """Where a file lies that `load` would read for this one, or where it belongs."""
+    try:
+        return find(folder, file.name.removesuffix(".gz"))[0]
+    except MissingDataError:
+        return folder / file.folder / file.name
 
 
 class _TransferError(Exception):

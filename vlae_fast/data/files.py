@@ -1,6 +1,7 @@
 """Where files are looked for, and how they are read without trusting them."""
 
 import gzip
+import hashlib
 import os
 import stat
 import struct
@@ -69,17 +70,20 @@ def open_file(path: Path) -> Iterator[IO[bytes]]:
 class Source:
     """Bytes read front to back, never more than asked for; all that goes wrong is a DataError.
 
-    `path` names the file in errors; `limit` is how many bytes can come at all.
+    `path` names the file in errors; `limit` is how many bytes can come at all. All that is read is hashed by
+    `algorithm`, where one is given.
     """
 
-    def __init__(self, path: Path, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, path: Path, stream: IO[bytes], limit: int, algorithm: str = "") -> None:
         self.path = path
+        self.hashed = hashlib.new(algorithm, usedforsecurity=False) if algorithm else None
+        """Of the bytes read so far."""
         self._stream = stream
         self._left = min(limit, MAX_UNPACKED_BYTES)
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> "Iterator[Source]":
+    def open(cls, path: Path, algorithm: str = "") -> "Iterator[Source]":
         """The bytes of a file; of the unpacked file where it is gzip, whatever its name."""
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -87,15 +91,15 @@ class Source:
             file.seek(0)
             if packed:
                 with gzip.GzipFile(fileobj=file) as stream:
-                    yield cls(path, stream, DEFLATE_RATIO * size)  # type: ignore[arg-type]
+                    yield cls(path, stream, DEFLATE_RATIO * size, algorithm)  # type: ignore[arg-type]
             else:
-                yield cls(path, file, size)
+                yield cls(path, file, size, algorithm)
 
     def fail(self, reason: str) -> NoReturn:
         """Raises a DataError that names the file."""
         fail(self.path, reason)
 
-    def _fill(self, size: int) -> NDArray[np.uint8]:
+    def take(self, size: int) -> NDArray[np.uint8]:
         """The next bytes, up to `size` of them: fewer only at the end. Memory is touched only as the bytes come."""
         out = np.empty(size, np.uint8)
         filled = 0
@@ -103,27 +107,29 @@ class Source:
             while filled < size and (got := self._stream.readinto(out.data[filled : filled + 2**20])):  # type: ignore[attr-defined]
                 filled += got
         self._left -= filled
+        if self.hashed is not None:
+            self.hashed.update(out[:filled].data)
         return out[:filled]
 
     def read(self, size: int) -> NDArray[np.uint8]:
         """The next `size` bytes."""
         if size > self._left:
             self.fail(f"cut short, or too large: {size} more bytes wanted, at most {self._left} can be there")
-        out = self._fill(size)
+        out = self.take(size)
         if len(out) < size:
             self.fail(f"cut short: {size} more bytes wanted, {len(out)} there")
         return out
 
     def blocks(self, size: int) -> Iterator[NDArray[np.uint8]]:
         """All that is left, `size` bytes at a time; the last block may be shorter."""
-        while len(block := self._fill(min(size, self._left + 1))):
+        while len(block := self.take(min(size, self._left + 1))):
             if self._left < 0:
                 self.fail(f"unpacks to more than the {MAX_UNPACKED_BYTES} bytes allowed")
             yield block
 
     def end(self) -> None:
         """Checks that nothing is left; of a packed file this also checks its checksum."""
-        if len(self._fill(1)):
+        if len(self.take(1)):
             self.fail("more bytes than its header says")
 
 

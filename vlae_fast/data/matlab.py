@@ -37,6 +37,8 @@ def read_mat(path: Path, data: memoryview, names: set[str]) -> dict[str, NDArray
 
     Raises DataError, naming `path`, also where a matrix is missing, there twice, or not of real numbers.
     """
+    if bytes(data[:10]) == b"MATLAB 7.3" or bytes(data[:4]) == b"\x89HDF":
+        fail(path, "a MATLAB 7.3 (HDF5) file, MATLAB 5 wanted: load it in MATLAB and save it with '-v7'")
     if len(data) < 128 or bytes(data[124:128]) != b"\x00\x01IM":
         fail(path, "no little-endian MATLAB 5 file")
     matrices: dict[str, NDArray[Any]] = {}

@@ -1,0 +1,119 @@
+"""Tables of numbers as text (CSV and its kin): one line an image, its pixels in columns, maybe a label beside them."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlae_fast.data.files import MAX_UNPACKED_BYTES, Source
+from vlae_fast.data.levels import ImageSize
+
+__all__ = ["read_table"]
+
+_LINE_BYTES = 2**24
+"""Longest line."""
+_BLOCK_BYTES = 2**22
+"""Text that is turned into numbers at once."""
+_NO_PIXEL = re.compile(r"|labels?|class(es)?|targets?|y|digits?|id|index|unnamed: 0|(file)?name|split", re.IGNORECASE)
+"""Names of columns that are no pixels; pandas writes an index without a name."""
+
+Array = NDArray[Any]
+
+
+def read_table(source: Source, size: ImageSize | None) -> Array:
+    """Rows of pixels [n, P], uint8 or float32, of lines of numbers with commas, semicolons, tabs or spaces between.
+
+    A first line of names tells the columns that are no pixels. Without one, a column more than `size` has pixels is
+    the label, first or last, whichever of the two is not the same in all lines. Raises DataError.
+    """
+    lines = _lines(source)
+    first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # what Excel writes in front
+    separator = next((mark for mark in b",;\t" if mark in first), None)
+    mark = None if separator is None else chr(separator)
+    names = [name.strip(" \"'") for name in first.decode("latin-1").split(mark)]
+    named = _is_header(source, names)
+    columns = [i for i, name in enumerate(names) if not (named and _NO_PIXEL.fullmatch(name))]
+    pixels = len(columns) if size is None else size[0] * size[1]
+    label = not named and len(columns) == pixels + 1
+    if len(columns) != pixels and not label:
+        source.fail(f"{len(columns)} columns of pixels, {pixels} wanted, from {names[0][:20]!r} to {names[-1][:20]!r}")
+    rows = _numbers(source, lines if named else chain([first], lines), mark, len(names), columns)
+    if label:
+        ends = [bool((rows[:, end] == rows[0, end]).all()) for end in (0, -1)]
+        if ends[0] == ends[1]:
+            source.fail(
+                f"{len(columns)} columns, one more than pixels, first or last a label? "
+                "Name them in a first line, as in label,p1,p2,..."
+            )
+        rows = rows[:, 1:] if ends[1] else rows[:, :-1]
+    return rows
+
+
+def _is_header(source: Source, names: list[str]) -> bool:
+    """Whether a first line holds names of columns; pandas numbers what has none."""
+    numbers = [_is_number(name) for name in names]
+    if all(numbers):
+        return len(names) > 2 and names in ([str(i + start) for i in range(len(names))] for start in (0, 1))
+    if any(numbers) and not any(_NO_PIXEL.fullmatch(name) for name in names):
+        source.fail("the first line holds numbers and other text: name the columns in it, as in label,p1,p2,...")
+    return True
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(source: Source) -> Iterator[bytes]:
+    """The lines that are not empty, without their ends."""
+    rest = b""
+    for block in source.blocks(2**20):
+        *lines, rest = (rest + block.tobytes()).split(b"\n")
+        yield from filter(None, map(bytes.strip, lines))
+        if len(rest) > _LINE_BYTES:
+            source.fail(f"a line of more than {_LINE_BYTES} bytes")
+    if rest.strip():
+        yield rest.strip()
+
+
+def _numbers(source: Source, lines: Iterator[bytes], mark: str | None, count: int, columns: list[int]) -> Array:
+    """The numbers in these of the `count` columns: bytes, where all are whole numbers in 0..255."""
+    found: list[Array] = []
+    total = number = 0
+    for text in _blocks(lines):
+        for line in text:
+            number += 1
+            if (len(line.split()) if mark is None else line.count(mark) + 1) != count:
+                source.fail(f"line {number} of numbers has not the {count} columns of the first line")
+        try:
+            rows = np.loadtxt(text, np.float32, comments=None, delimiter=mark, usecols=columns, ndmin=2, quotechar='"')
+        except ValueError as error:
+            source.fail(f"lines up to {number}: {str(error)[:100]}")
+        whole = ((rows >= 0) & (rows <= 255) & (rows == np.rint(rows))).all()
+        found.append(rows.astype(np.uint8) if whole else rows)
+        total += rows.size
+        if total * max(rows.itemsize for rows in found) > MAX_UNPACKED_BYTES:
+            source.fail(f"more than {total} numbers, too many for a text: save them as .npy")
+    if not found:
+        source.fail("no line of numbers in it")
+    return np.concatenate(found)
+
+
+def _blocks(lines: Iterator[bytes]) -> Iterator[list[str]]:
+    """Some lines at a time."""
+    block: list[str] = []
+    size = 0
+    for line in lines:
+        block.append(line.decode("latin-1"))
+        size += len(line)
+        if size > _BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
