@@ -26,8 +26,14 @@ void parallel_ranges(Index n_threads, Index count, Index grain, void (*body)(voi
     // Threads of this call alone: nothing outlives it, so a fork between two calls is safe.
     std::vector<std::jthread> threads;
     threads.reserve(workers - 1);
-    for (Index worker = 1; worker < workers; ++worker) threads.emplace_back(run, worker);
+    Index started = 1;
+    try {
+      for (; started < workers; ++started) threads.emplace_back(run, started);
+    } catch (const std::exception&) {
+      // There are no more threads to be had: the caller does the work of those that did not start.
+    }
     run(0);
+    for (; started < workers; ++started) run(started);
   }
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);

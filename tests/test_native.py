@@ -1,5 +1,6 @@
 """What all compiled bodies share: forks, Python threads, instruction sets."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -7,8 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import torch
-from conftest import pixelcnn_params
+from conftest import made_params, pixelcnn_params
 
 from vlae_fast import native, ops
 
@@ -69,6 +71,40 @@ def test_other_python_threads_run_meanwhile():
         time.sleep(0.001)
     thread.join()
     assert turns > 10  # a body that kept the interpreter's lock would leave one or two
+
+
+@pytest.fixture
+def no_threads():
+    """No thread of this process can start: its stack would be larger than the address space."""
+    if not hasattr(libc := ctypes.CDLL(None), "pthread_setattr_default_np"):
+        pytest.skip("needs glibc")
+    before, huge = ctypes.create_string_buffer(256), ctypes.create_string_buffer(256)
+    for attributes in (before, huge):
+        assert libc.pthread_getattr_default_np(attributes) == 0
+    assert libc.pthread_attr_setstacksize(huge, ctypes.c_size_t(1 << 47)) == 0
+    assert libc.pthread_setattr_default_np(huge) == 0
+    yield
+    assert libc.pthread_setattr_default_np(before) == 0
+
+
+def test_threads_that_cannot_start_leave_their_work_to_the_caller(no_threads):
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        threading.Thread(target=int).start()
+    params, context, uniforms = pixelcnn_params(), torch.randn(9, 4, 7, 8), torch.rand(9, 7, 8)
+    z, flow = torch.randn(70, 5), made_params(D=5, M=12, T=2)
+
+    def results():
+        x = ops.pixelcnn_sample(context, params, uniforms)
+        return x, ops.pixelcnn_log_prob(x, context, params), *ops.made_flow_forward(z, flow)
+
+    expected = results()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        found = results()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def import_under(isa):
