@@ -1,11 +1,10 @@
 // The masks of a MADE as prefixes, and the panels that every product of made.h runs over.
 #include "made.h"
 
-namespace vlae::VLAE_ISA {
+namespace vlae::VLAE_ISA::made {
 
-Prefixes::Prefixes(const MADEFlow& s, const Index* degrees)
-    : memory_((2 * s.M + s.D + 1) * Index(sizeof(Index) / sizeof(float))) {
-  Index* seen_inputs = reinterpret_cast<Index*>(memory_.data());
+Prefixes::Prefixes(const MADEFlow& s, const Index* degrees) : memory_(2 * s.M + s.D + 1) {
+  Index* seen_inputs = memory_;
   Index* seen_units = seen_inputs + s.M;
   Index* start = seen_units + s.M;
   for (Index j = 0, unit = 0; j <= s.D; ++j) {
@@ -118,4 +117,4 @@ void pack_rows(const MaskedMatrix& m, Index column, Index begin, Index end, floa
     copy_padded(m.weight + p * m.columns + column, m.prefix[p] - column, panel);
 }
 
-}  // namespace vlae::VLAE_ISA
+}  // namespace vlae::VLAE_ISA::made

@@ -9,7 +9,7 @@
 #include "parallel.h"
 #include "simd.h"
 
-namespace vlae::VLAE_ISA {
+namespace vlae::VLAE_ISA::made {
 
 constexpr Index panel_width = 32;
 constexpr int panel_vectors = panel_width / lanes;
@@ -63,13 +63,12 @@ struct MaskedMatrix {
 class Prefixes {
  public:
   explicit Prefixes(const MADEFlow&, const Index* degrees);
-  Prefixes(const Prefixes&) = delete;
   const Index* inputs;  // [M] inputs that a unit of the first layer sees
   const Index* units;   // [M] units that a unit of the second layer sees
   const Index* below;   // [D + 1] units of degree < j: those that output j sees
 
  private:
-  Scratch memory_;
+  Array<Index> memory_;
 };
 
 // The weights of flow step t; scale and scale_bias are for with_scale alone.
@@ -134,4 +133,4 @@ struct Activations {
 // panel: scratch of panel_width * max(D, M).
 void run_step(const Step&, Index N, const float* hidden_context, Index context_row, const Activations&, float* panel);
 
-}  // namespace vlae::VLAE_ISA
+}  // namespace vlae::VLAE_ISA::made

@@ -4,6 +4,9 @@
 #include "made.h"
 
 namespace vlae::VLAE_ISA {
+
+using namespace made;
+
 namespace {
 
 constexpr Index batch_size = 2 * chunk_size;

@@ -1,7 +1,7 @@
 // Density direction: every step is three masked products over a chunk of samples.
 #include "made.h"
 
-namespace vlae::VLAE_ISA {
+namespace vlae::VLAE_ISA::made {
 namespace {
 
 // out[N, padded(rows)] = relu?(x weight^T + bias + context); context may be null.
@@ -59,6 +59,12 @@ void run_step(const Step& step, Index N, const float* hidden_context, Index cont
   for (Index n = 0; n < N; ++n)
     a.log_det[n] += transform(D, a.y + n * row, a.mean + n * row, a.shrink + n * row, a.next + n * row);
 }
+
+}  // namespace vlae::VLAE_ISA::made
+
+namespace vlae::VLAE_ISA {
+
+using namespace made;
 
 void made_flow_forward(const MADEFlow& s, const MADEFlowParams& p, const float* z, const float* hidden_context,
                        Index n_threads, float* eps, float* log_det) {

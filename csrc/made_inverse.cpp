@@ -6,6 +6,9 @@
 #include "made.h"
 
 namespace vlae::VLAE_ISA {
+
+using namespace made;
+
 namespace {
 
 constexpr Index samples_worth_packing = 8;  // fewer read the weights in place

@@ -3,6 +3,8 @@
 
 namespace vlae::VLAE_ISA {
 
+using namespace masked_conv;
+
 namespace {
 
 // The image's planes behind their margins, through ELU if wanted (which keeps the zeros of the borders).

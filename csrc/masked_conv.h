@@ -13,7 +13,7 @@
 #include "parallel.h"
 #include "simd.h"
 
-namespace vlae::VLAE_ISA {
+namespace vlae::VLAE_ISA::masked_conv {
 
 constexpr Index tile = 2 * lanes;                              // pixels that `convolve` holds in registers
 constexpr Index block = 4 * tile;                              // and pixels a channel that it hands on at once
@@ -23,17 +23,6 @@ constexpr Index input_group = vector_registers == 32 ? 6 : 3;  // inputs that `c
 inline Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
 inline Index padded(Index channels) { return round_up(channels, output_group); }
 inline Index padded_inputs(Index inputs) { return round_up(inputs, input_group); }
-
-// n elements of a plain type, uninitialised.
-template <class T>
-class Array {
- public:
-  explicit Array(Index n) : memory_(n * Index{sizeof(T)} / Index{sizeof(float)}) {}
-  operator T*() const { return reinterpret_cast<T*>(memory_.data()); }
-
- private:
-  Scratch memory_;
-};
 
 inline void set_zero(float* p, Index n) {
   if (n) __builtin_memset(p, 0, n * sizeof(float));  // p may be null where n is 0
@@ -227,4 +216,4 @@ void sum_over_images(Index N, Index n_threads, Index size, Make make, float* tot
     for (Index k = 0; k < size; ++k) total[k] += parts[c * size + k];
 }
 
-}  // namespace vlae::VLAE_ISA
+}  // namespace vlae::VLAE_ISA::masked_conv

@@ -6,7 +6,8 @@
 namespace vlae {
 
 // Calls body(closure, begin, end) for disjoint ranges that cover 0..count, on at most n_threads threads (the caller is
-// one of them), each range a multiple of `grain` long but for the last. Exceptions of the body are passed on.
+// one of them; fewer where no more can be started), each range a multiple of `grain` long but for the last. Exceptions
+// of the body are passed on.
 void parallel_ranges(Index n_threads, Index count, Index grain, void (*body)(void*, Index, Index), void* closure);
 
 // Uninitialised memory, aligned to 64 bytes; throws std::bad_alloc.
@@ -16,7 +17,8 @@ class Scratch {
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  float* data() const { return data_; }
+  // Never a function of its own: instruction sets would share it.
+  [[gnu::always_inline]] float* data() const { return data_; }
 
  private:
   float* data_;
@@ -24,6 +26,19 @@ class Scratch {
 
 #ifdef VLAE_ISA
 namespace VLAE_ISA {
+// n elements of a plain type, uninitialised.
+template <class T>
+class Array {
+  static_assert(sizeof(T) % sizeof(float) == 0);
+
+ public:
+  explicit Array(Index n) : memory_(n * Index{sizeof(T) / sizeof(float)}) {}
+  operator T*() const { return reinterpret_cast<T*>(memory_.data()); }
+
+ private:
+  Scratch memory_;
+};
+
 // parallel(n_threads, count, grain, [&](Index begin, Index end) { ... })
 template <class Body>
 void parallel(Index n_threads, Index count, Index grain, Body body) {

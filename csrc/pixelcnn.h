@@ -6,7 +6,9 @@
 #pragma once
 #include "masked_conv.h"
 
-namespace vlae::VLAE_ISA {
+namespace vlae::VLAE_ISA::pixelcnn {
+
+using namespace masked_conv;
 
 // log(1 + exp(x)).
 inline V softplus(V x) {
@@ -200,4 +202,4 @@ class Stack {
   float* input_bias_;
 };
 
-}  // namespace vlae::VLAE_ISA
+}  // namespace vlae::VLAE_ISA::pixelcnn

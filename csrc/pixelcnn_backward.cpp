@@ -4,6 +4,8 @@
 
 namespace vlae::VLAE_ISA {
 
+using namespace pixelcnn;
+
 namespace {
 
 // The stack with what its backward pass needs: the filters of the transposed convolutions (scale folded in).

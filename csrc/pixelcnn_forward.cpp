@@ -5,6 +5,8 @@
 
 namespace vlae::VLAE_ISA {
 
+using namespace pixelcnn;
+
 namespace {
 
 // Calls consume(n, x plane, logits plane) for every image.

@@ -2,7 +2,7 @@
 #pragma once
 #include "parallel.h"
 
-namespace vlae::VLAE_ISA {
+namespace vlae::VLAE_ISA::pixelcnn {
 
 // One 3x3 or 1x1 convolution of elu(h) or elu(f): (h or 0) + gain * conv + bias becomes the new h or f.
 struct PackedLayer {
@@ -19,7 +19,7 @@ struct PackedPixelCNN {
       : C((net.C + B - 1) / B * B),
         channels(1 + net.L * C),
         layers(net.L + 2 * net.P),
-        layer(new PackedLayer[layers]),
+        layer(layers),
         output_weight(params.output_weight),
         output_bias(params.output_bias[0]),
         B_(B),
@@ -48,14 +48,11 @@ struct PackedPixelCNN {
                            params.pointwise_bias + (2 * p + i) * net.C);
     }
   }
-  ~PackedPixelCNN() { delete[] layer; }
-  PackedPixelCNN(const PackedPixelCNN&) = delete;
-  PackedPixelCNN& operator=(const PackedPixelCNN&) = delete;
 
   const Index C;         // padded to whole blocks of B
   const Index channels;  // all that neighbours need: the image, then the inputs of the L mask-B layers
   const Index layers;
-  PackedLayer* const layer;
+  const Array<PackedLayer> layer;
   const float* input_weight;  // [C / B][9 taps x K context, 4 taps of the image][B]
   const float *input_gain, *input_bias;
   const float* const output_weight;
@@ -92,4 +89,4 @@ struct PackedPixelCNN {
   float* end_;
 };
 
-}  // namespace vlae::VLAE_ISA
+}  // namespace vlae::VLAE_ISA::pixelcnn

@@ -22,6 +22,9 @@
 #include "simd.h"
 
 namespace vlae::VLAE_ISA {
+
+using namespace pixelcnn;
+
 namespace {
 
 // How many images and rows share a vector, and the number of steps from one row of a lane to its next.

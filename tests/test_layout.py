@@ -70,3 +70,11 @@ def test_kernel_sources_use_no_standard_library():
             allowed = r"#include <(cstdint|cstddef)>"
             found = [line for line in path.read_text().splitlines() if re.match(r"#include <", line)]
             assert all(re.match(allowed, line) for line in found), f"{path.name}: {found}"
+
+
+def test_kernel_sources_own_memory_by_objects():
+    """By Scratch and Array (csrc/parallel.h) and the standard library: nothing leaks where an allocation throws."""
+    for path in (ROOT / "csrc").glob("*"):
+        code = re.sub(r"//.*", "", path.read_text())
+        found = re.findall(r".*(?:\bnew (?!\(self\))|\bdelete\b *[\[\w]|\bmalloc\b).*", code)
+        assert not found, f"{path.name}: {found}"
