@@ -138,8 +138,8 @@ BAD = {
     "suffix": ("sample RUN --out OUT.jpg", ".png, .npy or .npz wanted"),
     "num": ("sample RUN --out OUT.png --num 0", "num: >= 1"),
     "temperature": ("sample RUN --out OUT.png --temperature 0", "temperature: a positive number wanted"),
-    "samples": ("evaluate RUN --samples 0", "samples: >= 1 wanted, got 0"),
-    "subset": ("evaluate RUN --subset 0", "subset: >= 1 wanted, got 0"),
+    "samples": ("evaluate RUN --samples 0", "samples: a whole number in 1.."),
+    "subset": ("evaluate RUN --subset 0", "subset: a whole number in 1.."),
     "other size": (
         "evaluate RUN --data digits --samples 2 --subset 2",
         "its images are of 8x10 pixels, those of digits",

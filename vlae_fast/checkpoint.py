@@ -186,9 +186,19 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file; its metadata hold a checksum of all else."""
+    """Writes a safetensors file; its metadata hold a checksum of all else. Raises CheckpointError.
+
+    So it does, nothing written, for NaN or infinity: such a file would not be read again.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _check_finite(path, contiguous)
     write_file(path, save(contiguous, {**(metadata or {}), "sha256": digest(contiguous, metadata)}))
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name}: NaN or infinity")
 
 
 def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -220,8 +230,7 @@ def read_tensors(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Te
         widened = torch.float32 if tensor.dtype == torch.float16 else tensor.dtype
         if wanted[name].dtype not in (tensor.dtype, widened):
             raise CheckpointError(f"{path}: {name}: {wanted[name].dtype} wanted, got {tensor.dtype}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name}: NaN or infinity")
+    _check_finite(path, tensors)
     if metadata.pop("sha256", None) not in (None, digest(tensors, metadata)):
         raise CheckpointError(f"{path}: damaged, its checksum does not fit")
     return {name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, metadata

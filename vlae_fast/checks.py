@@ -2,13 +2,25 @@
 
 import math
 import operator
+import reprlib
 from typing import Any
 
-__all__ = ["NonFiniteError", "real", "whole"]
+__all__ = ["NonFiniteError", "real", "shown", "whole"]
 
 
 class NonFiniteError(ValueError):
     """NaN or infinity where finite values are wanted; the message names the argument."""
+
+
+def shown(value: Any) -> str:
+    """`value` as it stands in a message: in one line, however large it is."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to write down the largest ones
+        return f"a number of {value.bit_length()} bits"
+    return " ".join(_SHORT.repr(value).split())
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = 2**64 - 1) -> int:
@@ -16,16 +28,20 @@ def whole(name: str, value: Any, least: int = 0, most: int = 2**64 - 1) -> int:
 
     Raises TypeError (no whole number) or ValueError (not in least..most) that names the argument.
     """
-    try:
-        if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
-            raise TypeError
-        number = operator.index(value)
-    except (TypeError, RuntimeError):  # torch: "only integer tensors of a single element can be converted to an index"
-        raise TypeError(f"{name}: a whole number wanted, got {value!r}") from None
+    number = value if type(value) is int else _index(name, value)  # an int of torch.compile is let through as it is
     if not least <= number <= most:
         bounds = "0..2**64-1" if (least, most) == (0, 2**64 - 1) else f"{least}..{most}"
-        raise ValueError(f"{name}: a whole number in {bounds} wanted, got {number}")
+        raise ValueError(f"{name}: a whole number in {bounds} wanted, got {shown(number)}")
     return number
+
+
+def _index(name: str, value: Any) -> int:
+    try:
+        if _is_bool(value):
+            raise TypeError
+        return operator.index(value)
+    except (TypeError, RuntimeError):  # torch: "only integer tensors of a single element can be converted to an index"
+        raise TypeError(f"{name}: a whole number wanted, got {shown(value)}") from None
 
 
 def real(name: str, value: Any, *, positive: bool = False) -> float:
@@ -33,14 +49,23 @@ def real(name: str, value: Any, *, positive: bool = False) -> float:
 
     Raises TypeError (no number) or ValueError (not finite, or not > 0 where `positive`) that names the argument.
     """
-    try:
-        if isinstance(value, (bool, str, bytes)) or str(getattr(value, "dtype", "")).endswith("bool"):
-            raise TypeError
-        number = float(value)
-    except OverflowError:  # an int beyond the largest float
-        number = math.inf
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}: a number wanted, got {value!r}") from None
+    number = value if type(value) is float else _float(name, value)
     if not math.isfinite(number) or (positive and number <= 0):
-        raise ValueError(f"{name}: a {'positive' if positive else 'finite'} number wanted, got {number}")
+        wanted = "positive" if positive else "finite"
+        raise ValueError(f"{name}: a {wanted} number wanted, got {shown(value)}")
     return number
+
+
+def _float(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, (str, bytes)) or _is_bool(value):
+            raise TypeError
+        return float(value)
+    except OverflowError:  # an int beyond the largest float
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: a number wanted, got {shown(value)}") from None
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")

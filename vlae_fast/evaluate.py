@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import checkpoint, latent, noise
+from vlae_fast.checks import whole
 from vlae_fast.data import Split
 from vlae_fast.model import VLAE
 
@@ -131,13 +132,13 @@ def evaluate(
 
     The figures of single images are kept in `folder` (evaluation-<hash>.safetensors): there an evaluation of the same
     weights, images, samples and seed that was cut short goes on, and ends with the same figures.
-    `report(done, total)` is called now and then. Raises ValueError for a subset or samples below 1.
+    `report(done, total)` is called now and then. Raises TypeError or ValueError for a subset or samples that are
+    no whole number from 1 on.
     """
-    for name, value in (("samples", samples), ("subset", subset)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: >= 1 wanted, got {value}")
+    samples, seed = whole("samples", samples, 1), whole("seed", seed)
+    subset = len(split) if subset is None else whole("subset", subset, 1)
     chosen = np.arange(len(split))
-    if subset is not None and subset < len(split):
+    if subset < len(split):
         chosen = np.sort(noise.permutation(seed, 0, len(split))[:subset])
     images = split.fixed()[torch.from_numpy(chosen)]
     scores = _scores(model, images, samples, seed, folder, report)

@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.utils._pytree import _register_namedtuple
 
 from vlae_fast import noise, pretrained
-from vlae_fast.checks import NonFiniteError
+from vlae_fast.checks import NonFiniteError, real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
@@ -166,12 +166,11 @@ class VLAE(nn.Module):
     def sampled_bounds(self, images: Tensor, samples: int, *, seed: int = 0, first: int = 0) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log q(z|x) - log p(z) for `samples` codes z from q(z|x) of each image: float64 [N, samples].
 
-        In nats; their difference is the logarithm of an importance weight. The noise of image i depends on
-        (seed, first + i, samples) alone.
+        In nats; their difference is the logarithm of an importance weight. The noise of code k of image i depends on
+        (seed, first + i, k) alone.
         """
         images = self._checked(images)
-        if samples < 1:
-            raise ValueError(f"samples: >= 1 wanted, got {samples}")
+        samples, first = whole("samples", samples, 1, 2**31), whole("first", first)
         if self.encoder is None:  # exact: every sample is the same
             exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
             return exact, torch.zeros_like(exact)
@@ -181,13 +180,13 @@ class VLAE(nn.Module):
         for i in range(0, len(images), group):
             part = images[i : i + group]
             mean, log_std, context = self.encoder(part)
-            normals, _ = noise.normals_and_uniforms(seed, noise.POSTERIOR, first + i, len(part), samples * D)
-            normals = normals.view(len(part), samples, D).to(images)
             for start in range(0, samples, CHUNK):
-                eps = normals[:, start : start + CHUNK]
-                count = eps.shape[1]
+                count = min(CHUNK, samples - start)
+                eps, _ = noise.normals_and_uniforms(
+                    seed, noise.POSTERIOR, first + i, len(part), count * D, start=start * D
+                )
                 moments = [t if t is None else t.repeat_interleave(count, 0) for t in (mean, log_std, context)]
-                bound = self._bound(part.repeat_interleave(count, 0), moments, eps.flatten(0, 1))
+                bound = self._bound(part.repeat_interleave(count, 0), moments, eps.view(-1, D).to(images))
                 reconstruction[i : i + group, start : start + count] = bound.reconstruction.view(len(part), count)
                 kl[i : i + group, start : start + count] = bound.kl.view(len(part), count)
         return reconstruction, kl
@@ -198,7 +197,7 @@ class VLAE(nn.Module):
         `sampled_bounds` says what the noise depends on.
         """
         reconstruction, kl = self.sampled_bounds(images, samples, seed=seed, first=first)
-        return (reconstruction - kl).logsumexp(1) - math.log(samples)
+        return (reconstruction - kl).logsumexp(1) - math.log(reconstruction.shape[1])
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
@@ -217,9 +216,7 @@ class VLAE(nn.Module):
         self, n: int, z: Tensor | None, seed: int, first: int, temperature: float, given: Tensor | None
     ) -> Tensor:
         """`sample`, or `decode` where there is a z."""
-        noise.check_whole("n", n)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
+        n, first, temperature = whole("n", n), whole("first", first), real("temperature", temperature, positive=True)
         self._check_given(given, n)
         c = self.config
         D = c.latent_size if c.conditioning == "latent" else 0
@@ -272,7 +269,7 @@ class VLAE(nn.Module):
 
         Image i depends on (seed, first + i) alone; `given` as in `sample`. Again and again with it, this inpaints.
         """
-        images = self._checked(images)
+        images, first = self._checked(images), whole("first", first)
         self._check_given(given, len(images))
         parts = []
         for start in range(0, len(images), CHUNK):
@@ -283,12 +280,14 @@ class VLAE(nn.Module):
             if self.posterior_flow is not None:
                 z, _ = self.posterior_flow(z, context)
             parts.append(self._draw(z, uniforms, 1.0, None if given is None else given[start : start + CHUNK]))
-        return torch.cat(parts) if parts else images
+        return torch.cat(parts) if parts else torch.empty_like(images)
 
     def _check_given(self, given: Tensor | None, n: int) -> None:
         wanted = (n, self.config.height, self.config.width)
         if given is not None and (given.dtype != torch.int8 or given.shape != wanted):
             raise ValueError(f"given: torch.int8 {list(wanted)} wanted, got {given.dtype} {list(given.shape)}")
+        if given is not None and _readable(given) and not ((given >= -1) & (given <= 1)).all():
+            raise ValueError("given: -1, 0 or 1 in each pixel wanted, got other values")
 
     def _draw(self, z: Tensor | None, uniforms: Tensor, temperature: float, given: Tensor | None) -> Tensor:
         """Images from p(x|z)."""
@@ -309,8 +308,13 @@ class VLAE(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Data-dependent initialisation of every gain and bias from a batch of images (Salimans & Kingma 2016)."""
+        """Data-dependent initialisation of every gain and bias from a batch of images (Salimans & Kingma 2016).
+
+        Raises ValueError for an empty batch.
+        """
         images = self._checked(images)
+        if len(images) == 0:
+            raise ValueError(f"images: one or more wanted, got shape {list(images.shape)}")
         with initialization(self):
             z = None
             if self.encoder is not None:
@@ -327,7 +331,8 @@ class VLAE(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `config.json` and `model.safetensors` (float32).
 
-        Raises CheckpointError where the folder holds a training, or cannot be written.
+        Raises CheckpointError, nothing written, where a parameter holds NaN or infinity (it is named), or where the
+        folder holds a training or cannot be written.
         """
         self._first()
         pretrained.save(Path(folder), self.config, {k: v.float() for k, v in self.state_dict().items()})

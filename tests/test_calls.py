@@ -1,0 +1,154 @@
+"""What people hand to the model's methods: numbers of every kind, odd batches, and whole methods to torch.compile."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from vlae_fast import VLAE, VLAEConfig, evaluate
+from vlae_fast.checkpoint import CheckpointError
+from vlae_fast.data import Split
+
+TINY = VLAEConfig.preset("tiny")
+WHOLE = [np.int64, np.uint8, torch.tensor, np.array]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = VLAE(TINY)
+    model.initialize(images(64))
+    return model
+
+
+def images(n=3):
+    generator = torch.Generator().manual_seed(1)
+    return (torch.rand(n, 1, 28, 28, generator=generator) < 0.3).float()
+
+
+def split():
+    return Split(np.packbits(images(9).flatten(1).numpy().astype(bool), axis=1), 28, 28, dynamic=False)
+
+
+CALLS = {
+    "sample": (lambda m, **k: m.sample(**k), {"n": 3, "seed": 2, "first": 1}),
+    "reconstruct": (lambda m, **k: m.reconstruct(images(), **k), {"seed": 2, "first": 1}),
+    "log_likelihood": (lambda m, **k: m.log_likelihood(images(), **k), {"samples": 5, "seed": 2, "first": 1}),
+    "sampled_bounds": (lambda m, **k: m.sampled_bounds(images(), **k)[1], {"samples": 5, "seed": 2, "first": 1}),
+    "evaluate": (
+        lambda m, **k: evaluate.evaluate(m, split(), **k).image_nll_nats,
+        {"samples": 3, "seed": 1, "subset": 4},
+    ),
+}
+every_argument = pytest.mark.parametrize(("call", "name"), [(call, name) for call in CALLS for name in CALLS[call][1]])
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole_numbers_of_every_kind(call, kind, model):
+    do, arguments = CALLS[call]
+    assert torch.equal(do(model, **{name: kind(value) for name, value in arguments.items()}), do(model, **arguments))
+
+
+@every_argument
+@pytest.mark.parametrize("value", ["3", True, 1.5, torch.tensor([1, 2]), None], ids=repr)
+def test_what_is_no_whole_number_is_refused_by_name(call, name, value, model):
+    do, arguments = CALLS[call]
+    if (name, value) == ("subset", None):
+        pytest.skip("subset=None is all images")
+    with pytest.raises(TypeError, match=f"^{name}: a whole number wanted, got"):
+        do(model, **{**arguments, name: value})
+
+
+@every_argument
+@pytest.mark.parametrize("value", [-1, 2**64])
+def test_whole_numbers_out_of_range_are_refused_by_name(call, name, value, model):
+    do, arguments = CALLS[call]
+    if (name, value) == ("subset", 2**64):
+        pytest.skip("more than all images are all images")
+    with pytest.raises(ValueError, match=f"^{name}: a whole number in .* wanted, got {value}"):
+        do(model, **{**arguments, name: value})
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), torch.tensor(0.5), np.array(0.5)], ids=repr)
+def test_temperatures_of_every_kind(value, model):
+    assert torch.equal(model.sample(2, temperature=value), model.sample(2, temperature=0.5))
+    assert torch.equal(model.sample(2, temperature=2), model.sample(2, temperature=2.0))
+
+
+@pytest.mark.parametrize("value", ["1", None, True, torch.ones(2)], ids=repr)
+def test_temperature_that_is_no_number(value, model):
+    with pytest.raises(TypeError, match=r"^temperature: a number wanted, got"):
+        model.sample(2, temperature=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_temperature_out_of_range(value, model):
+    with pytest.raises(ValueError, match=r"^temperature: a positive number wanted, got"):
+        model.sample(2, temperature=value)
+
+
+# --- noise ------------------------------------------------------------------------------------------------------
+
+
+def test_more_samples_go_on_where_fewer_end(model):
+    x = images()
+    for many, few in zip(model.sampled_bounds(x, 300, seed=4), model.sampled_bounds(x, 270, seed=4), strict=True):
+        torch.testing.assert_close(many[:, :270], few, rtol=1e-5, atol=1e-3)
+    for one, all_of_them in zip(model.sampled_bounds(x[1:2], 7, first=1), model.sampled_bounds(x, 300), strict=True):
+        torch.testing.assert_close(one, all_of_them[1:2, :7], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("call", ["sample", "reconstruct", "log_likelihood"])
+def test_under_torch_compile(call, model):
+    arguments = {"sample": (3,), "reconstruct": (images(),), "log_likelihood": (images(),)}[call]
+    options = {"samples": 5} if call == "log_likelihood" else {}
+    method = partial(getattr(model, call), *arguments, **options)
+    torch.compiler.reset()
+    compiled = torch.compile(getattr(model, call), backend="aot_eager", fullgraph=True)
+    for seed in (2**64 - 1, 3) if call == "sample" else (3,):
+        torch.testing.assert_close(compiled(*arguments, **options, seed=seed), method(seed=seed), rtol=1e-5, atol=1e-3)
+
+
+# --- odd batches and values --------------------------------------------------------------------------------------
+
+
+def test_reconstructions_of_nothing_are_not_the_images_themselves(model):
+    nothing = images(0)
+    again = model.reconstruct(nothing)
+    assert again.shape == nothing.shape
+    assert again is not nothing
+
+
+def test_initialization_from_nothing_is_refused(model):
+    fresh = VLAE(TINY)
+    before = {name: t.clone() for name, t in fresh.state_dict().items()}
+    with pytest.raises(ValueError, match=r"images: one or more wanted, got shape \[0, 1, 28, 28\]"):
+        fresh.initialize(images(0))
+    assert all(torch.equal(t, before[name]) for name, t in fresh.state_dict().items())
+    fresh.initialize(images(1))
+    assert torch.isfinite(fresh.elbo(images()).elbo).all()
+
+
+@pytest.mark.parametrize("decoder", ["pixelcnn", "factorized"])
+@pytest.mark.parametrize("value", [2, -2, 127])
+def test_given_pixels_of_another_value_are_refused(decoder, value):
+    model = VLAE(replace(TINY, decoder=decoder))
+    given = torch.full((3, 28, 28), -1, dtype=torch.int8)
+    given[1, 2, 3] = value
+    for draw in (partial(model.sample, 3), partial(model.reconstruct, images())):
+        with pytest.raises(ValueError, match="given: -1, 0 or 1 in each pixel wanted"):
+            draw(given=given)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_with_nan_is_not_saved_over_a_good_one(value, model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    spoilt = VLAE(replace(TINY, pixelcnn_layers=4))
+    with torch.no_grad():
+        spoilt.prior_flow.hidden1_g[0, 3] = value
+    with pytest.raises(CheckpointError, match=r"prior_flow.hidden1_g: NaN or infinity"):
+        spoilt.save_pretrained(tmp_path / "m")
+    assert torch.equal(VLAE.from_pretrained(tmp_path / "m").sample(2), model.sample(2))
