@@ -34,8 +34,9 @@ def assert_close(actual: Tensor, expected: Tensor, kind: str = "value", scale: f
 
 
 @pytest.fixture(autouse=True)
-def _same_noise() -> None:
+def _same_start() -> None:
     torch.manual_seed(0)
+    torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile switches it off for the process
 
 
 def pixelcnn_params(C=12, K=4, L=5, P=4, S=1, scale=1.0, dtype=torch.float32) -> PixelCNNParams:
