@@ -57,7 +57,11 @@ def test_made_gradcheck(scale):
     def flow(z, context, *weights):
         return reference.made_flow_forward(z, MADEFlowParams(*weights, params.degrees), context)
 
+    def inverse(eps, context, *weights):
+        return reference.made_flow_inverse(eps, MADEFlowParams(*weights, params.degrees), context)
+
     assert torch.autograd.gradcheck(flow, (z, context, *params[:6]))
+    assert torch.autograd.gradcheck(inverse, (z, context, *params[:6]))
 
 
 def test_weight_norm_gradcheck():

@@ -2,17 +2,16 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "Arguments",
-    "not_differentiable",
-    "recorded_unless_compiling",
+    "no_gradient",
     "reference_chosen",
     "register",
     "use_backend",
@@ -48,27 +47,48 @@ class use_backend:  # noqa: N801 - a context manager is used like a function
         if backend not in ("auto", "reference"):
             raise ValueError(f"backend: 'auto' or 'reference' wanted, got {backend!r}")
         self._backend = backend
-        self._entered: list[tuple[str, TorchFunctionMode]] = []
 
     def __enter__(self) -> None:
         mode = _Reference() if self._backend == "reference" else _Auto()
         mode.__enter__()
-        self._entered.append((_chosen(), mode))
-        _state.backend = self._backend
+        # What to go back to is the thread's, not the object's: one object may be entered again, and in many threads.
+        _state.entered = (*_entered(), (self._backend, mode))
 
     def __exit__(self, *exception: Any) -> None:
-        _state.backend, mode = self._entered.pop()
+        *outer, (_, mode) = _entered()
+        _state.entered = tuple(outer)
         mode.__exit__(*exception)
 
 
-def _chosen() -> str:
+def _entered() -> tuple[tuple[str, TorchFunctionMode], ...]:
     # A default by getattr: torch.compile of torch 2.9 does not see the attributes of a subclass of threading.local.
-    return getattr(_state, "backend", "auto")
+    return getattr(_state, "entered", ())
 
 
 def reference_chosen() -> bool:
     """Is `use_backend("reference")` in force in this thread?"""
-    return _chosen() == "reference"
+    entered = _entered()
+    return bool(entered) and entered[-1][0] == "reference"
+
+
+# torch passes registered operators by in forward mode (their tangent would be 0, silently), and refuses them in all
+# transforms of torch.func but vmap (with an error that helps nobody).
+
+
+def _transforms_in_force() -> bool:
+    if forward_ad._current_level >= 0:  # also within torch.func.jvp and jacfwd
+        return True
+    return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None
+
+
+def _followed(value: Tensor) -> bool:
+    """Is the tensor being differentiated by one of them?"""
+    if not torch.compiler.is_compiling():  # it traces none of these questions
+        while torch._C._functorch.is_batchedtensor(value):
+            value = torch._C._functorch.get_unwrapped(value)
+        if torch._C._functorch.is_gradtrackingtensor(value):
+            return True
+    return forward_ad.unpack_dual(value).tangent is not None
 
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -83,11 +103,16 @@ def _letters(shape: str) -> list[tuple[str, int | None]]:
 
 
 class Arguments:
-    """Checks the tensors of one call: equal letters mean equal sizes, and all share one dtype and one device."""
+    """Checks the tensors of one call: equal letters mean equal sizes, and all share one dtype and one device.
 
-    def __init__(self) -> None:
+    `drawing`: the call draws, so what it takes counts as constant to every kind of differentiation.
+    """
+
+    def __init__(self, drawing: bool = False) -> None:
         self.sizes: dict[str, int] = {}
         self.reference = reference_chosen()
+        self.drawing = drawing
+        self.transformed = not self.reference and not drawing and _transforms_in_force()
         self.first: str | None = None
         self.dtype: torch.dtype
         self.device: torch.device
@@ -96,10 +121,18 @@ class Arguments:
         """`value`, contiguous, once it is known to have the `shape` (letters and numbers, separated by spaces).
 
         Under torch.autocast half-precision values are widened, as for torch's own ops that want float32.
-        Raises TypeError (no tensor, wrong dtype) or ValueError (wrong shape or device) that names the argument.
+        Raises TypeError (no tensor, wrong dtype), ValueError (wrong shape or device) or NotImplementedError (a tensor
+        that a transform follows which compiled bodies know nothing of) that names the argument.
         """
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
+        if self.drawing:
+            value = value.detach()
+        elif self.transformed and _followed(value):
+            raise NotImplementedError(
+                f"{name}: compiled bodies have gradients by autograd's backward alone; forward-mode differentiation "
+                "and torch.func run under vlae_fast.use_backend('reference')"
+            )
         if value.dtype in _HALF and dtype is None and torch.is_autocast_enabled(value.device.type):
             value = value.float()
         if self.first is None:
@@ -138,20 +171,22 @@ def register(
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    cuda: Callable[..., Any] | None = None,
 ) -> None:
     """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient (a gradient's own: none).
 
-    The CUDA body is the function of the same name in the package `gpu`.
+    The CUDA body, where none is given, is the function of the same name in the package `gpu`.
     """
     op = schema[: schema.index("(")]
     name = f"vlae_fast::{op}"
     torch.library.define(name, schema[schema.index("(") :])
     torch.library.impl(name, "cpu")(cpu)
-    torch.library.impl(name, "cuda")(_cuda_body(op))
+    torch.library.impl(name, "cuda")(cuda or _cuda_body(op))
     torch.library.register_fake(name)(fake)
     if backward is None:
         backward = no_gradient(f"{name}: no second derivatives; use_backend('reference') has them")
     torch.library.register_autograd(name, backward, setup_context=setup_context)
+    torch.library.register_vmap(name, _one_by_one(op))
 
 
 def _cuda_body(op: str) -> Callable[..., Any]:
@@ -163,6 +198,25 @@ def _cuda_body(op: str) -> Callable[..., Any]:
     return body
 
 
+def _one_by_one(op: str) -> Callable[..., Any]:
+    """What torch.func.vmap does with the operator: one call an element (torch's own way knows no lists of tensors)."""
+
+    def element(value: Any, axis: Any, i: int) -> Any:
+        if isinstance(value, list) and isinstance(axis, list):
+            return [element(v, a, i) for v, a in zip(value, axis, strict=True)]
+        return value if axis is None else value.select(axis, i)
+
+    def rule(info: Any, axes: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        call = getattr(torch.ops.vlae_fast, op)
+        results = [call(*element([*arguments], [*axes], i)) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = [torch.stack(parts) for parts in zip(*results, strict=True)]
+        return type(results[0])(stacked), type(results[0])([0] * len(stacked))
+
+    return rule
+
+
 def no_gradient(reason: str) -> Callable[..., Any]:
     """A backward formula that says that there is none, and why."""
 
@@ -170,13 +224,3 @@ def no_gradient(reason: str) -> Callable[..., Any]:
         raise NotImplementedError(reason)
 
     return backward
-
-
-def not_differentiable(op: str) -> Callable[..., Any]:
-    """The backward formula of a sampler."""
-    return no_gradient(f"{op} is not differentiable: it draws samples; score them with the forward op")
-
-
-def recorded_unless_compiling() -> AbstractContextManager[None]:
-    """Context of a sampler's call: torch.compile would trace the backward formula that says that there is none."""
-    return torch.set_grad_enabled(torch.is_grad_enabled() and not torch.compiler.is_compiling())

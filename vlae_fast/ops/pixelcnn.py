@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlae_fast import native, reference
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.ops.backend import Arguments, not_differentiable, recorded_unless_compiling, reference_chosen, register
+from vlae_fast.ops.backend import Arguments, no_gradient, reference_chosen, register
 from vlae_fast.reference import PixelCNNParams
 
 
@@ -77,7 +77,7 @@ def pixelcnn_sample(
         given: [N, H, W] int8 for inpainting: 0 or 1 is kept, -1 is drawn.
 
     Returns:
-        [N, 1, H, W] float32, 0 or 1. Not differentiable.
+        [N, 1, H, W] float32, 0 or 1: constants, detached from all that records gradients, as torch.bernoulli's are.
 
     Raises:
         TypeError: No tensor, or wrong dtype.
@@ -85,15 +85,14 @@ def pixelcnn_sample(
     """
     if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
         raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
-    arguments = Arguments()
+    arguments = Arguments(drawing=True)
     uniforms = arguments.tensor("uniforms", uniforms, "N H W")
     context, params = _check(arguments, context, params, spec)
     given = None if given is None else arguments.tensor("given", given, "N H W", torch.int8)
     if reference_chosen():
         return reference.pixelcnn_sample(context, params, uniforms, spec, temperature=temperature, given=given)
     context, tensors, *wiring = _operands(uniforms[:, None], context, params, spec)
-    with recorded_unless_compiling():
-        x: Tensor = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, float(temperature), given)
+    x: Tensor = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, float(temperature), given)
     return x
 
 
@@ -174,5 +173,5 @@ register(
     " -> Tensor",
     native.pixelcnn_sample,
     _sample_fake,
-    backward=not_differentiable("pixelcnn_sample"),
+    backward=no_gradient("pixelcnn_sample is not differentiable: it draws samples; score them with pixelcnn_log_prob"),
 )
