@@ -71,6 +71,7 @@ def test_learns_and_writes_the_run_folder(bars, tmp_path, changes):
     assert {p.name for p in out.iterdir()} == {
         "config.json",
         "curves.png",
+        "data.png",
         "metrics.jsonl",
         "model.safetensors",
         "samples.png",

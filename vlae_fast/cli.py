@@ -19,7 +19,7 @@ import torch
 
 from vlae_fast import __version__, checkpoint, native, plots, pretrained
 from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
-from vlae_fast.data import Dataset, load
+from vlae_fast.data import NAMES, Dataset, load, parse_size
 from vlae_fast.data.download import download
 from vlae_fast.evaluate import Evaluation, evaluate
 from vlae_fast.extra import cli_extra
@@ -42,7 +42,7 @@ class Train:
     """Train a model on binary images; the same command resumes a run that was cut short."""
 
     out: Annotated[Path, arg(metavar="RUN")]
-    """Run folder: weights, state, metrics.jsonl, curves.png, samples.png."""
+    """Run folder: weights, state, metrics.jsonl, curves.png, samples.png, data.png (what is learned from)."""
     data_dir: Path | None = None
     """Folder of the published files; default: $VLAE_DATA, else ./data."""
     minutes: float | None = None
@@ -61,12 +61,14 @@ class Train:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: > 0 wanted, got {value}")
-        dataset = load(self.training.data, self.data_dir)
+        training = self.training
+        size = parse_size(training.image_size) if training.image_size else None
+        dataset = load(training.data, self.data_dir, image_size=size, order=training.data_order)
+        print(dataset.describe(), flush=True)
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)
         native.keep_freed_memory()
-        trainer = Trainer(model, self.training, dataset, self.out)
-        print(f"{dataset.name}: {len(trainer.split)} training images of {split.height}x{split.width} pixels")
+        trainer = Trainer(model, training, dataset, self.out)
         if trainer.progress.step:
             print(f"{self.out}: resumed at step {trainer.progress.step}")
         finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
@@ -100,7 +102,8 @@ class Evaluate:
         if self.json is not None:
             check_output("json", self.json, (".json",))
         model = VLAE.from_pretrained(self.run)
-        dataset = _dataset(self.run, self.data, self.data_dir)
+        dataset = _dataset(self.run, model, self.data, self.data_dir)
+        print(dataset.describe(), flush=True)
         other = None if self.against is None else VLAE.from_pretrained(self.against)
         result = self._evaluate(model, self.run, dataset)
         content = {"run": str(self.run), "data": dataset.name, "split": "test", **result.to_dict()}
@@ -192,7 +195,7 @@ class Reconstruct:
             raise ValueError(f"num: >= 1 wanted, got {self.num}")
         check_output("out", self.out, (".png",))
         model = VLAE.from_pretrained(self.run)
-        dataset = _dataset(self.run, self.data, self.data_dir)
+        dataset = _dataset(self.run, model, self.data, self.data_dir)
         _check_size(self.run, model, dataset)
         images = dataset.test.fixed()
         chosen = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(images))[: self.num])
@@ -243,15 +246,19 @@ class Data:
         return 0
 
 
-def _dataset(run: Path, data: str | None, data_dir: Path | None) -> Dataset:
-    """The named data set, or the one that a run was trained on."""
+def _dataset(run: Path, model: VLAE, data: str | None, data_dir: Path | None) -> Dataset:
+    """The named data set, or the one that a run was trained on, held out as it was there."""
+    path = pretrained.folder_of(run) / "config.json"
+    content = checkpoint.read_json(path)
+    training = from_dict(TrainConfig, content.get("training", {}), str(path))
     if data is None:
-        path = pretrained.folder_of(run) / "config.json"
-        content = checkpoint.read_json(path)
         if "training" not in content:
             raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")
-        data = from_dict(TrainConfig, content["training"], str(path)).data
-    return load(data, data_dir)
+        data, name = training.data, content.get("data", training.data)
+        if name != data and not str(name).startswith(f"{data} ("):  # from tensors in memory
+            raise checkpoint.CheckpointError(f"{path}: the model learned from {name}; say --data")
+    size = None if data in NAMES else (model.config.height, model.config.width)
+    return load(data, data_dir, image_size=size, order=training.data_order)
 
 
 def _check_size(run: Path, model: VLAE, dataset: Dataset) -> None:

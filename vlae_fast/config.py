@@ -165,7 +165,12 @@ class TrainConfig:
     """A training: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
 
     data: str = "static-mnist"
-    """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz or a folder of PNGs."""
+    """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz, idx, CSV or a folder of PNGs
+    of one size, which may lie in folders in it."""
+    data_order: Literal["shuffled", "file"] = "shuffled"
+    """Own images without validation or test images: hold a tenth out for each, at random or from the end."""
+    image_size: str = ""
+    """HEIGHTxWIDTH of own images that come as rows of numbers, in pixels, like 28x28."""
     train_on: Literal["train", "train+validation"] = "train"
     """Images to learn from. With the validation images among them, the last weights count, not those best on these."""
     start_from: str = ""

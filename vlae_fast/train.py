@@ -74,6 +74,9 @@ class Trainer:
         if resumed:
             self._load()
         self.folder.drop_metrics_after(self.progress.step)
+        if self.progress.step == 0:
+            first = noise.permutation(config.seed, 0, len(self.split))[:100]
+            plots.image_grid(self._images(first, self._noise(-1, len(first))[1]), 10, out / "data.png")
 
     @property
     def steps_per_epoch(self) -> int:
