@@ -45,7 +45,11 @@ constexpr auto first_lanes() {
 }
 template <auto pick, int... I>
 V shuffle(V a, V b, Lanes<I...>) {
+#if __has_builtin(__builtin_shufflevector)
   return __builtin_shufflevector(a, b, pick(I)...);
+#else  // GCC 11
+  return __builtin_shuffle(a, b, VInt{pick(I)...});
+#endif
 }
 template <auto pick>
 V shuffle(V a, V b) {

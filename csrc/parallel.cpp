@@ -24,7 +24,7 @@ void parallel_ranges(Index n_threads, Index count, Index grain, void (*body)(voi
   };
   {
     // Threads of this call alone: nothing outlives it, so a fork between two calls is safe.
-    std::vector<std::jthread> threads;
+    std::vector<std::thread> threads;
     threads.reserve(workers - 1);
     Index started = 1;
     try {
@@ -34,6 +34,7 @@ void parallel_ranges(Index n_threads, Index count, Index grain, void (*body)(voi
     }
     run(0);
     for (; started < workers; ++started) run(started);
+    for (std::thread& thread : threads) thread.join();
   }
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);

@@ -20,7 +20,8 @@ constexpr int vector_registers = 16;
 #endif
 
 using V = float __attribute__((vector_size(4 * lanes)));
-using VUnaligned = float __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+using VUnaligned __attribute__((vector_size(4 * lanes), aligned(4), may_alias)) = float;  // before the =, for Clang
+static_assert(alignof(VUnaligned) == 4);
 using VInt = std::int32_t __attribute__((vector_size(4 * lanes)));
 using VUnsigned = std::uint32_t __attribute__((vector_size(4 * lanes)));
 

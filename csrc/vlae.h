@@ -5,6 +5,9 @@
 // P 1x1 blocks, S stored hidden weights (1 or L), D latent size, M hidden units, T flow steps, R rows of n entries.
 // The result of every function is the same, bit for bit, for any n_threads and any split of the batch.
 #pragma once
+#if defined(__clang__) ? __clang_major__ < 14 : __GNUC__ < 11
+#error "vlae_fast: GCC 11 or Clang 14, or a later one, wanted"
+#endif
 #include <cstdint>
 
 namespace vlae {
