@@ -22,7 +22,7 @@ LAYERS = [
     {"ops"},
     {"reference", "native", "gpu"},
     {"kernels", "_native", "_cuda"},
-    {"pretrained", "folder_lock"},
+    {"pretrained", "folder_lock", "implicit"},
     {"config", "masks", "noise"},
     {"checkpoint", "checks", "extra", "operands"},
 ]

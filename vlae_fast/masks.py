@@ -1,9 +1,16 @@
 """Every mask of the package: causal taps, visible pixels, MADE degrees."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["causal3x3", "made_degrees", "made_live", "made_masks", "visible_pixels"]
+__all__ = ["causal3x3", "made_degrees", "made_live", "made_masks", "made_weights", "masked", "visible_pixels"]
+
+
+def masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """The weight where the mask is 1, else 0, whatever stands there (NaN too), with a gradient of 0."""
+    return weight.masked_fill(mask == 0, 0.0)
 
 
 def causal3x3(mask: str, like: Tensor) -> Tensor:
@@ -43,6 +50,15 @@ def made_masks(degrees: Tensor, latent_size: int, like: Tensor) -> tuple[Tensor,
     second = degrees[:, None] >= degrees[None, :]
     third = inputs[:, None] > degrees[None, :]
     return first.to(like.dtype), second.to(like.dtype), third.to(like.dtype)
+
+
+def made_weights(params: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The three weights [T, ., .] of MADEFlowParams with 0 in place of the connections that the degrees forbid."""
+    weight1, _, weight2, _, weight3, _, degrees = params
+    latent_size = weight1.shape[2]
+    first, second, third = made_masks(degrees, latent_size, like=weight1)
+    third = third.repeat(2 if weight3.shape[1] > latent_size else 1, 1)
+    return masked(weight1, first), masked(weight2, second), masked(weight3, third)
 
 
 def made_live(degrees: Tensor, latent_size: int) -> list[Tensor]:

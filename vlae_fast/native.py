@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast import _native, operands
+from vlae_fast import _native, implicit, operands
 from vlae_fast.operands import addresses
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "made_flow_forward",
     "made_flow_forward_backward",
     "made_flow_inverse",
+    "made_flow_inverse_backward",
     "masked_conv3x3",
     "masked_conv3x3_backward",
     "pixelcnn_log_prob",
@@ -255,6 +256,13 @@ def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None
     z = torch.empty_like(eps)
     _native.made_flow_inverse(*call, *addresses(eps, hidden_context), torch.get_num_threads(), z.data_ptr())
     return z
+
+
+def made_flow_inverse_backward(dz: Tensor, z: Tensor, params: Params, hidden_context: Tensor | None) -> list[Tensor]:
+    """Gradients [deps, dhidden_context (may be empty), *dparams without degrees] of `made_flow_inverse`."""
+    _made_flow(params, z=z, hidden_context=hidden_context, dz=dz)
+    deps = implicit.deps(dz, z, params, hidden_context)
+    return [deps, *made_flow_forward_backward(-deps, z.new_zeros(len(z)), z, params, hidden_context)[1:]]
 
 
 # --- weight normalisation ---------------------------------------------------------------------------------------

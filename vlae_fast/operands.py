@@ -106,7 +106,7 @@ def pixelcnn(
 
 
 def made_flow(device: torch.device | None, params: Params, tensors: Tensors) -> tuple[MADESizes, bool]:
-    """Of parameters, z or eps (first) and, in any choice, hidden_context, deps, dlog_det; and whether it scales."""
+    """Of parameters, z or eps (first) and, in any choice, hidden_context, deps, dlog_det, dz; and whether it scales."""
     y, *_ = tensors
     tensors = {**tensors, **_named(params, _MADE_FIELDS)}
     N, D = _axes(tensors, y, 2)
@@ -117,7 +117,7 @@ def made_flow(device: torch.device | None, params: Params, tensors: Tensors) -> 
     if M and not D:
         raise ValueError(f"params: {M} hidden units without inputs; there are no degrees for them")
     fields = (T, M, D), (T, M), (T, M, M), (T, M), (T, R, M), (T, R), (M,)
-    shapes: dict[str, Shape] = {y: (N, D), "hidden_context": (N, T, M), "deps": (N, D), "dlog_det": (N,)}
+    shapes: dict[str, Shape] = {y: (N, D), "hidden_context": (N, T, M), "deps": (N, D), "dlog_det": (N,), "dz": (N, D)}
     _check(device, shapes | dict(zip(_MADE_FIELDS, fields, strict=True)), tensors)
     return MADESizes(N, D, M, T), R != D
 

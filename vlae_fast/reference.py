@@ -82,11 +82,6 @@ def _column(per_channel: Tensor) -> Tensor:
     return per_channel[:, None, None]
 
 
-def _masked(weight: Tensor, mask: Tensor) -> Tensor:
-    """The weight where the mask is 1, else 0, whatever stands there (NaN too), with a gradient of 0."""
-    return weight.masked_fill(mask == 0, 0.0)
-
-
 def _conv(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution with 3x3 or 1x1 filters and zero padding; torch's own refuses some sizes of 0."""
     if x.numel() and weight.numel():
@@ -110,7 +105,7 @@ def masked_conv3x3(
 
     x [N, C, H, W], weight [K, C, 3, 3], bias and gain [K], residual [N, K, H, W] -> [N, K, H, W].
     """
-    y = _conv(F.elu(x) if pre_elu else x, _masked(weight, masks.causal3x3(mask, like=weight)))
+    y = _conv(F.elu(x) if pre_elu else x, masks.masked(weight, masks.causal3x3(mask, like=weight)))
     y = residual_scale * ((y if gain is None else _column(gain) * y) + _column(bias))
     return y if residual is None else residual + y
 
@@ -129,11 +124,11 @@ def pixelcnn_logits(
     """
     p, scale = params, spec.residual_scale
     visible = masks.visible_pixels(x.shape[2], x.shape[3], spec.visible_stride, like=x)
-    h = _conv(x * visible, _masked(p.image_weight, masks.causal3x3("A", like=x)))
+    h = _conv(x * visible, masks.masked(p.image_weight, masks.causal3x3("A", like=x)))
     if context is not None:
         h = h + _conv(context, p.context_weight)
     h = visit("input", 0, h) + _column(p.input_bias)
-    causal = _masked(p.hidden_weight, masks.causal3x3("B", like=x))
+    causal = masks.masked(p.hidden_weight, masks.causal3x3("B", like=x))
     layers, tied = len(p.hidden_gain), len(p.hidden_weight) == 1
     after = spec.pointwise_positions(len(p.pointwise_weight), layers)
     for block in range(layers // spec.block_convs):
@@ -186,20 +181,16 @@ def pixelcnn_sample(
     return x
 
 
-def connected(params: MADEFlowParams, latent_size: int) -> MADEFlowParams:
+def _connected(params: MADEFlowParams) -> MADEFlowParams:
     """The same flow with 0 in place of the weights of all connections that the degrees forbid."""
-    p = params
-    first, second, third = masks.made_masks(p.degrees, latent_size, like=p.weight1)
-    third = third.repeat(2 if p.weight3.shape[1] > latent_size else 1, 1)
-    return p._replace(
-        weight1=_masked(p.weight1, first), weight2=_masked(p.weight2, second), weight3=_masked(p.weight3, third)
-    )
+    weight1, weight2, weight3 = masks.made_weights(params)
+    return params._replace(weight1=weight1, weight2=weight2, weight3=weight3)
 
 
 def _made(
     y: Tensor, p: MADEFlowParams, t: int, hidden_context: Tensor | None, visit: Visit
 ) -> tuple[Tensor, Tensor | None]:
-    """Mean and log scale (None if mean only) of step t of a `connected` flow for y [N, D]."""
+    """Mean and log scale (None if mean only) of step t of a flow of `_connected` weights for y [N, D]."""
     D = y.shape[1]
     h = visit("hidden1", t, F.linear(y, p.weight1[t])) + p.bias1[t]
     h = F.relu(h if hidden_context is None else h + hidden_context[:, t])
@@ -217,7 +208,7 @@ def made_flow_forward(
     every step, the last included. z [N, D], hidden_context [N, T, M] -> eps [N, D], log_det [N] = -sum of all s.
     `visit` is called for "hidden1", "hidden2" and "output" of every step.
     """
-    p = connected(params, z.shape[1])
+    p = _connected(params)
     y, log_det = z, z.new_zeros(len(z))
     for t in range(len(p.weight1)):
         mu, s = _made(y, p, t, hidden_context, visit)
@@ -230,7 +221,7 @@ def made_flow_forward(
 
 def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tensor | None = None) -> Tensor:
     """Sampling direction: the z [N, D] for which `made_flow_forward(z)` is eps [N, D]. D passes a step."""
-    p = connected(params, eps.shape[1])
+    p = _connected(params)
     y = eps
     for t in reversed(range(len(p.weight1))):
         y = out = y.flip(1)  # what stands behind column j of y has no part in that column

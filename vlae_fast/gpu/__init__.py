@@ -6,7 +6,12 @@ torch's caching allocator before a launch, and launches go to the current stream
 Triton's interpreter (TRITON_INTERPRET=1) runs the same functions on CPU tensors.
 """
 
-from vlae_fast.gpu.made import made_flow_forward, made_flow_forward_backward, made_flow_inverse
+from vlae_fast.gpu.made import (
+    made_flow_forward,
+    made_flow_forward_backward,
+    made_flow_inverse,
+    made_flow_inverse_backward,
+)
 from vlae_fast.gpu.masked_conv import masked_conv3x3, masked_conv3x3_backward
 from vlae_fast.gpu.pixelcnn import (
     pixelcnn_log_prob,
@@ -21,6 +26,7 @@ __all__ = [
     "made_flow_forward",
     "made_flow_forward_backward",
     "made_flow_inverse",
+    "made_flow_inverse_backward",
     "masked_conv3x3",
     "masked_conv3x3_backward",
     "pixelcnn_log_prob",

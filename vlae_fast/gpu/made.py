@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlae_fast import operands
+from vlae_fast import implicit, operands
 from vlae_fast.operands import addresses
 
 Params = list[Tensor]
@@ -65,3 +65,10 @@ def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None
     z = torch.empty_like(eps)
     _run("made_flow_inverse", sizes, eps, params, addresses(eps, hidden_context), z.data_ptr())
     return z
+
+
+def made_flow_inverse_backward(dz: Tensor, z: Tensor, params: Params, hidden_context: Tensor | None) -> list[Tensor]:
+    """Gradients [deps, dhidden_context (may be empty), *dparams without degrees] of `made_flow_inverse`."""
+    operands.made_flow(None, params, {"z": z, "hidden_context": hidden_context, "dz": dz})
+    deps = implicit.deps(dz, z, params, hidden_context)
+    return [deps, *made_flow_forward_backward(-deps, z.new_zeros(len(z)), z, params, hidden_context)[1:]]

@@ -171,17 +171,16 @@ def register(
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
-    cuda: Callable[..., Any] | None = None,
 ) -> None:
     """Makes the operator `vlae_fast::<schema>` of a CPU body, a shape body and a gradient (a gradient's own: none).
 
-    The CUDA body, where none is given, is the function of the same name in the package `gpu`.
+    The CUDA body is the function of the same name in the package `gpu`.
     """
     op = schema[: schema.index("(")]
     name = f"vlae_fast::{op}"
     torch.library.define(name, schema[schema.index("(") :])
     torch.library.impl(name, "cpu")(cpu)
-    torch.library.impl(name, "cuda")(cuda or _cuda_body(op))
+    torch.library.impl(name, "cuda")(_cuda_body(op))
     torch.library.register_fake(name)(fake)
     if backward is None:
         backward = no_gradient(f"{name}: no second derivatives; use_backend('reference') has them")

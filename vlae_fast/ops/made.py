@@ -1,18 +1,13 @@
 """The ops of a MADE flow, `made_flow_forward` and `made_flow_inverse`, and their operators."""
 
-import itertools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlae_fast import native, reference
 from vlae_fast.ops.backend import Arguments, reference_chosen, register
 from vlae_fast.reference import MADEFlowParams
-
-MOST_FLOATS = 1 << 24
-"""What a gradient of `made_flow_inverse` builds of Jacobians at once (64 MiB), where one sample does not need more."""
 
 
 def made_flow_forward(z: Tensor, params: MADEFlowParams, hidden_context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -111,44 +106,6 @@ def _inverse_backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     return deps, [*dparams, None], None if hidden_context is None else dhidden_context
 
 
-def _implicit_gradients(dz: Tensor, z: Tensor, params: list[Tensor], hidden_context: Tensor | None) -> list[Tensor]:
-    """Gradients [deps, dhidden_context (may be empty), *dparams without degrees] of `made_flow_inverse`.
-
-    As forward(z, params) = eps, J dz + (d forward / d params) dparams = deps with J the Jacobian in z. So a gradient
-    of z times the inverse of J is that of eps, and minus that, taken back through forward, is that of params.
-    """
-    flow = reference.connected(MADEFlowParams(*params), z.shape[1])
-    count = max(1, MOST_FLOATS // max(1, flow.weight3[:1].numel()))  # samples whose Jacobians are built at once
-    contexts = itertools.repeat(None) if hidden_context is None else hidden_context.split(count)
-    with torch.autocast(z.device.type, enabled=False):
-        parts = [_solve(*part, flow) for part in zip(dz.split(count), z.split(count), contexts)]  # noqa: B905
-    deps = torch.cat(parts)
-    _, dhidden_context, *dparams = torch.ops.vlae_fast.made_flow_forward_backward(
-        -deps, z.new_zeros(len(z)), z, params, hidden_context
-    )
-    return [deps, dhidden_context, *dparams]
-
-
-def _solve(dz: Tensor, z: Tensor, hidden_context: Tensor | None, flow: MADEFlowParams) -> Tensor:
-    """The deps [N, D] with J^T deps = dz, step by step: before its reversal a step's Jacobian is lower triangular."""
-    D, y, gradient = z.shape[1], z, dz
-    for t in range(len(flow.weight1)):
-        h1 = F.linear(y, flow.weight1[t]) + flow.bias1[t]
-        if hidden_context is not None:
-            h1 = h1 + hidden_context[:, t]
-        h2 = F.linear(h1.relu(), flow.weight2[t]) + flow.bias2[t]
-        out = F.linear(h2.relu(), flow.weight3[t]) + flow.bias3[t]
-        slopes = flow.weight3[t] * (h2 > 0)[:, None] @ flow.weight2[t] * (h1 > 0)[:, None] @ flow.weight1[t]
-        jacobian, y = torch.eye(D, device=y.device) - slopes[:, :D], y - out[:, :D]
-        if out.shape[1] > D:
-            shrink = torch.exp(-out[:, D:])
-            y = y * shrink
-            jacobian = shrink[..., None] * jacobian - y[..., None] * slopes[:, D:]
-        gradient = torch.linalg.solve_triangular(jacobian.mT, gradient[..., None], upper=True)[..., 0].flip(1)
-        y = y.flip(1)
-    return gradient
-
-
 def _inverse_fake(eps: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(eps)
 
@@ -172,9 +129,8 @@ register(
 )
 register(
     f"made_flow_inverse_backward(Tensor dz, Tensor z, {_FLOW}) -> Tensor[]",
-    _implicit_gradients,
+    native.made_flow_inverse_backward,
     _inverse_backward_fake,
-    cuda=_implicit_gradients,
 )
 register(
     f"made_flow_inverse(Tensor eps, {_FLOW}) -> Tensor",
