@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ WIRINGS = {
 
 
 def collect(run: Path) -> None:
-    """Copies the figures of one run folder."""
+    """Copies the figures of one run folder. Exits where they are not of a published data set."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     content = {
         "config": json.loads((run / "config.json").read_text()),
@@ -40,6 +41,7 @@ def collect(run: Path) -> None:
         "test": json.loads((run / "test.json").read_text()),
         "machine": {"cpu": cpu(), "torch": torch.__version__, "python": platform.python_version()},
     }
+    check_published(run.name, content)
     target = HERE / "runs" / f"{run.name}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(content, indent=1) + "\n")
@@ -77,7 +79,15 @@ def flags(prefix: str, values: dict, defaults: dict) -> list[str]:
 def collected(name: str) -> dict:
     """Figures of a run that were copied before."""
     run: dict = json.loads((HERE / "runs" / f"{name}.json").read_text())
+    check_published(name, run)
     return run
+
+
+def check_published(name: str, run: dict) -> None:
+    """Exits where a run learned from, or was tested on, other images than the paper's: no figure of it stands here."""
+    for data in (run["config"]["data"], run["test"]["data"]):
+        if data not in PAPER:
+            sys.exit(f"{name}: {data}: not the published data of {', '.join(PAPER)}, not to stand beside the paper's")
 
 
 def command(name: str, run: dict) -> str:

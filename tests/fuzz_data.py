@@ -26,6 +26,7 @@ from vlae_fast.data import DataError, load
 
 PEAK_BYTES = 2**30
 IMAGES = GREY[:12]
+DIGITS = IMAGES * (np.arange(15) < 14).reshape(3, 5)  # a last pixel that is always paper: the first column is the label
 NUMBERS = [
     0,
     1,
@@ -87,6 +88,11 @@ def user(folder: Path, content: bytes) -> str:
     return str(folder / "x")
 
 
+def rows(folder: Path, content: bytes) -> str:
+    """A file of rows of numbers, whose images' size must be said."""
+    return user(folder, content)
+
+
 def png_folder(folder: Path, content: bytes) -> str:
     for i in range(3):
         (folder / f"{i}.png").write_bytes(content)
@@ -100,6 +106,12 @@ def published(name: str, *files: str) -> Callable[[Path, bytes], str]:
         return name
 
     return write
+
+
+def text(images: np.ndarray, names: str = "") -> bytes:
+    """Lines of a label and the pixels, with commas."""
+    lines = [",".join(map(str, [i % 3, *image.ravel()])) for i, image in enumerate(images)]
+    return "\n".join([names] * bool(names) + lines).encode()
 
 
 CHARDATA = mat({b"target": (1, 8), b"data": (784, 1400), b"testdata": (784, 2)})
@@ -124,6 +136,13 @@ FORMATS: dict[str, tuple[bytes, Callable[[bytes], bytes], Callable[[Path, bytes]
     "npy, float": (npy(IMAGES / 255), bytes, user),
     "npz, stored": (npy(IMAGES[:4]), partial(pack_npz, method=zipfile.ZIP_STORED), user),
     "npz, deflated": (npy(IMAGES[:4]), partial(pack_npz, method=zipfile.ZIP_DEFLATED), user),
+    "npy, gzip": (npy(IMAGES), gzip.compress, user),
+    "npz, images and labels": (npy(IMAGES[:4]), lambda x: zipped(images=x, labels=npy(np.arange(4))), user),
+    "idx of one's own, gzip": (idx(IMAGES), gzip.compress, user),
+    "csv": (text(IMAGES, "label," + ",".join(f"p{i}" for i in range(15))), bytes, rows),
+    "csv, no names": (text(DIGITS), bytes, rows),
+    "csv, gzip": (text(DIGITS), gzip.compress, rows),
+    "png, alpha": (png(IMAGES[0], "LA"), png_checksums, png_folder),
     "png, grey": (png(IMAGES[0], "L"), png_checksums, png_folder),
     "png, palette": (png(IMAGES[0], "P"), png_checksums, png_folder),
     "png, bits": (png(IMAGES[0], "1"), png_checksums, png_folder),
@@ -158,6 +177,13 @@ def mutate(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+def read(write: Callable[[Path, bytes], str], content: bytes) -> None:
+    """Loads a data set all whose files hold this. Raises DataError, and nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = write(Path(folder), content)
+        load(wanted, Path(folder), image_size=(3, 5) if write is rows else None)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=2000, help="number of mutated files, spread over the formats")
@@ -165,23 +191,23 @@ def main() -> int:
     arguments = parser.parse_args()
     outcomes: Counter[str] = Counter()
     formats = list(FORMATS.items())
+    for content, pack, write in FORMATS.values():
+        read(write, pack(content))  # what is mutated below is read when it is not
     for number in range(arguments.files):
         name, (content, pack, write) = formats[number % len(formats)]
         random = np.random.default_rng([arguments.seed, number])
         mutated = pack(mutate(content, random)) if random.random() < 0.7 else mutate(pack(content), random)
-        with tempfile.TemporaryDirectory() as folder:
-            wanted = write(Path(folder), mutated)
-            try:
-                load(wanted, Path(folder))
-                outcomes["read"] += 1
-            except DataError:
-                outcomes["refused"] += 1
-            except Exception:
-                traceback.print_exc()
-                kept = Path(tempfile.gettempdir()) / f"fuzz_data_{arguments.seed}_{number}"
-                kept.write_bytes(mutated)
-                print(f"fuzz_data: file {number} ({name}), kept as {kept}, raised the above", file=sys.stderr)
-                return 1
+        try:
+            read(write, mutated)
+            outcomes["read"] += 1
+        except DataError:
+            outcomes["refused"] += 1
+        except Exception:
+            traceback.print_exc()
+            kept = Path(tempfile.gettempdir()) / f"fuzz_data_{arguments.seed}_{number}"
+            kept.write_bytes(mutated)
+            print(f"fuzz_data: file {number} ({name}), kept as {kept}, raised the above", file=sys.stderr)
+            return 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(f"fuzz_data: {arguments.files} files, {dict(outcomes)}, peak memory {peak / 2**20:.0f} MiB")
     return 0 if peak < PEAK_BYTES else 1
