@@ -65,7 +65,7 @@ def load(
     path = Path(name)
     if not os.path.lexists(path):
         raise MissingDataError(f"{name!r}: no such file or folder, and no data set ({', '.join(NAMES)})")
-    return own_dataset(name, path, read_own(path, image_size), image_size, order)
+    return own_dataset(name, path, *read_own(path, image_size), order)
 
 
 def parse_size(text: str) -> ImageSize:

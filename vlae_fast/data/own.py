@@ -41,19 +41,21 @@ _NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1f]")
 Array = NDArray[Any]
 
 
-def read_own(path: Path, size: ImageSize | None) -> dict[str, Array]:
-    """The images of each part, "train" (all there are, if the file names no parts), "valid" and "test".
+def read_own(path: Path, size: ImageSize | None) -> tuple[dict[str, Array], ImageSize | None]:
+    """The images of each part, "train" (all there are, if the file names no parts), "valid" and "test", and their size.
 
-    `size` is the (height, width) to expect. Raises DataError, with the way out where the kind of file is known.
+    `size` is the (height, width) to expect, returned where the format has none of its own. Raises DataError, with the
+    way out where the kind of file is known.
     """
     if os.path.isdir(path):
-        return read_png_folder(path)
+        parts = read_png_folder(path)
+        return parts, size or parts["train"].shape[1:]
     with open_file(path) as file:
         head = file.read(len(NPY_MAGIC))
     if head == NPY_MAGIC:
-        return {"train": read_npy(path)}
+        return {"train": read_npy(path)}, size
     if head.startswith(ZIP_MAGIC):
-        return read_npz(path)
+        return read_npz(path), size
     with Source.open(path) as source:
         head = source.take(512).tobytes()
     for start, hint in _HINTS.items():
@@ -61,9 +63,10 @@ def read_own(path: Path, size: ImageSize | None) -> dict[str, Array]:
             fail(path, f"{hint}; {WANTED}")
     with Source.open(path) as source:
         if head.startswith(IDX_MAGIC):
-            return {"train": read_idx(source)}
+            images = read_idx(source)
+            return {"train": images}, size or images.shape[1:]
         if head.startswith(NPY_MAGIC):
-            return {"train": read_npy_stream(source)}
+            return {"train": read_npy_stream(source)}, size
         if not head or _NO_TEXT.search(head):
             fail(path, WANTED)
-        return {"train": read_table(source, size)}
+        return {"train": read_table(source, size)}, size

@@ -52,7 +52,7 @@ def read_png_folder(path: Path) -> dict[str, Bytes]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The PNG files in a folder and below, links to folders not followed."""
+    """The PNG files in a folder and below; refuses what else may hold images, rather than to leave it out unsaid."""
     found: list[Path] = []
     others: Counter[str] = Counter()
     published = False
@@ -64,6 +64,7 @@ def _files(path: Path) -> list[Path]:
         for folder, folders, names in os.walk(path, onerror=refuse):
             # Hidden ones are no images: macOS leaves ._0.png, and __MACOSX in its zip files.
             folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+            others["links to folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in folders)
             for name in names:
                 suffix = os.path.splitext(name)[1].lower()
                 if suffix == ".png" and not name.startswith("."):
@@ -72,8 +73,7 @@ def _files(path: Path) -> list[Path]:
                     others[suffix] += 1
                 elif name.startswith(_PUBLISHED_FILES):
                     published = True
-    if others:
-        what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    if what := ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()) if count):
         fail(path, f"PNG files wanted, {what} in this folder or below: convert them, or move them away")
     if not found:
         way = "; for the published files in it say --data NAME and --data-dir FOLDER" if published else ""
@@ -126,12 +126,14 @@ def _read_png(path: Path, height: int, width: int) -> tuple[Bytes, Bytes | None]
         try:
             with Image.open(file, formats=["PNG"]) as image:
                 mode, size = image.mode, image.size
+                if getattr(image, "is_animated", False):
+                    raise ValueError("animated, a single picture wanted")
                 clear = mode in _ALPHA_MODES or "transparency" in image.info
                 pixels = image.convert("RGBA" if clear else "L") if size == (width, height) else None
                 luma = None if pixels is None else np.asarray(pixels.convert("L"))
                 alpha = None if pixels is None or not clear else np.asarray(pixels.getchannel("A"))
         except Exception as error:  # Pillow raises whatever its decoders meet
-            fail(path, f"damaged PNG ({error})")
+            fail(path, f"damaged PNG, or none that can be read ({error})")
     if mode not in ("1", "L", "P", "RGB", *_ALPHA_MODES) or luma is None:
         fail(path, f"PNG of mode {mode} and size {size}; grey or colour of 8 bits wanted, convert it")
     return luma, None if alpha is None or (alpha == 255).all() else alpha

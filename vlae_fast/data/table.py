@@ -17,30 +17,28 @@ _LINE_BYTES = 2**24
 """Longest line."""
 _BLOCK_BYTES = 2**22
 """Text that is turned into numbers at once."""
-_NO_PIXEL = re.compile(r"|labels?|class(es)?|targets?|y|digits?|id|index|unnamed: 0|(file)?name|split", re.IGNORECASE)
-"""Names of columns that are no pixels; pandas writes an index without a name."""
-
 Array = NDArray[Any]
 
 
 def read_table(source: Source, size: ImageSize | None) -> Array:
     """Rows of pixels [n, P], uint8 or float32, of lines of numbers with commas, semicolons, tabs or spaces between.
 
-    A first line of names tells the columns that are no pixels. Without one, a column more than `size` has pixels is
-    the label, first or last, whichever of the two is not the same in all lines. Raises DataError.
+    In a first line of names those with a number are pixels. Without one, a column more than `size` has pixels is the
+    label, first or last, whichever of the two is not the same in all lines. Raises DataError.
     """
     lines = _lines(source)
     first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # what Excel writes in front
     separator = next((mark for mark in b",;\t" if mark in first), None)
     mark = None if separator is None else chr(separator)
     names = [name.strip(" \"'") for name in first.decode("latin-1").split(mark)]
-    named = _is_header(source, names)
-    columns = [i for i, name in enumerate(names) if not (named and _NO_PIXEL.fullmatch(name))]
+    named = _pixel_columns(source, names)
+    columns = list(range(len(names))) if named is None else named
     pixels = len(columns) if size is None else size[0] * size[1]
-    label = not named and len(columns) == pixels + 1
-    if len(columns) != pixels and not label:
-        source.fail(f"{len(columns)} columns of pixels, {pixels} wanted, from {names[0][:20]!r} to {names[-1][:20]!r}")
-    rows = _numbers(source, lines if named else chain([first], lines), mark, len(names), columns)
+    label = named is None and len(columns) == pixels + 1
+    if not columns or (len(columns) != pixels and not label):
+        what = f"{len(columns)} of {len(names)} columns" + (" have a number in their name" if named is not None else "")
+        source.fail(f"{what}, {pixels or 'some'} pixels wanted, and a label at most")
+    rows = _numbers(source, lines if named is not None else chain([first], lines), mark, len(names), columns)
     if label:
         ends = [bool((rows[:, end] == rows[0, end]).all()) for end in (0, -1)]
         if ends[0] == ends[1]:
@@ -52,14 +50,17 @@ def read_table(source: Source, size: ImageSize | None) -> Array:
     return rows
 
 
-def _is_header(source: Source, names: list[str]) -> bool:
-    """Whether a first line holds names of columns; pandas numbers what has none."""
-    numbers = [_is_number(name) for name in names]
-    if all(numbers):
-        return len(names) > 2 and names in ([str(i + start) for i in range(len(names))] for start in (0, 1))
-    if any(numbers) and not any(_NO_PIXEL.fullmatch(name) for name in names):
-        source.fail("the first line holds numbers and other text: name the columns in it, as in label,p1,p2,...")
-    return True
+def _pixel_columns(source: Source, names: list[str]) -> list[int] | None:
+    """The columns of pixels, those with a number in their name, in a first line of names; None where it has none."""
+    numbers = [i for i, name in enumerate(names) if _is_number(name)]
+    if numbers:  # pandas numbers what has no name
+        counted = [names[i] for i in numbers] in ([str(i + start) for i in range(len(numbers))] for start in (0, 1))
+        if counted and len(numbers) > 2:
+            return numbers
+        if len(numbers) < len(names):
+            source.fail("the first line holds numbers and other text: name the columns in it, as in label,p1,p2,...")
+        return None
+    return [i for i, name in enumerate(names) if re.search(r"\d", name) and not name.lower().startswith("unnamed")]
 
 
 def _is_number(text: str) -> bool:
