@@ -80,14 +80,14 @@ def published_files():
         "dynamic-mnist": {"train-images-idx3-ubyte": idx(GREY), "t10k-images-idx3-ubyte": idx(GREY[:7])},
         "static-mnist": {f"binarized_mnist_{part}.amat": amat(images) for part, images in bits.items()},
         "caltech101": {"caltech101_silhouettes_28_split1.mat": caltech_mat(BITS, BITS[:2], BITS[3:7])},
-        "omniglot": {"chardata.mat": omniglot_mat(RNG.random((1_346, 28, 28)), RNG.random((1, 28, 28)))},
+        "omniglot": {"chardata.mat": omniglot_mat(np.eye(28, dtype=np.uint8)[None].repeat(1_346, 0), BITS[:1])},
     }
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_published_name_is_for_the_published_contents_alone(tmp_path, monkeypatch, name, algorithm, pack):
+def test_the_published_name_is_for_the_published_contents_alone(tmp_path, monkeypatch, name, pack):
+    algorithm = "md5" if name == "omniglot" else "sha256"  # the one that is known
     files = published_files()[name]
     write(tmp_path, {file: pack(content) for file, content in files.items()})
     assert load(name, tmp_path).name == f"{name} (not the published files)"
