@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from vlae_fast import TrainConfig, VLAEConfig, cli
+from vlae_fast import TrainConfig, VLAEConfig, cli, plots
 from vlae_fast.data import DataError, Dataset, Split, load
 from vlae_fast.train import Trainer
 
@@ -162,6 +162,13 @@ def test_data_png_shows_what_the_model_sees(tmp_path, images):
         assert (chance[:, image].min(1) > 0).any(), "ink where one of the images may have it"
 
 
+@pytest.mark.parametrize(("side", "zoom"), [(1, 3), (28, 3), (29, 2), (43, 1), (500, 1)])
+def test_pictures_of_large_images_stay_small(tmp_path, side, zoom):
+    plots.image_grid(torch.zeros(3, 1, side, 1), 2, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size == (5 * zoom, (2 * side + 3) * zoom)
+
+
 def test_the_commands_say_what_they_read(tmp_path, capsys):
     np.save(tmp_path / "x.npy", STROKES.reshape(40, 42) * 7)
     run, data = str(tmp_path / "run"), str(tmp_path / "x.npy")
@@ -186,4 +193,7 @@ def test_the_commands_say_what_they_read(tmp_path, capsys):
 
 def test_load_and_from_tensors_agree(tmp_path):
     np.save(tmp_path / "x.npy", GREYS)
-    assert load(str(tmp_path / "x.npy")).digest() == Dataset.from_tensors(GREYS).digest()
+    for path in (tmp_path / "x.npy", str(tmp_path / "x.npy")):
+        found = load(path)
+        assert found.digest() == Dataset.from_tensors(GREYS).digest()
+        assert found.name == str(path)

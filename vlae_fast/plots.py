@@ -21,9 +21,13 @@ __all__ = ["curves", "image_grid", "pairs"]
 Row = dict[str, Any]
 
 
-def image_grid(images: Tensor, columns: int, path: Path, zoom: int = 3) -> None:
-    """Writes images [N, 1, H, W] in 0..1 (1 is ink, drawn dark) as a grid with grey lines between them."""
+def image_grid(images: Tensor, columns: int, path: Path) -> None:
+    """Writes images [N, 1, H, W] in 0..1 (1 is ink, drawn dark) as a grid with grey lines between them.
+
+    Small ones are enlarged, up to three times.
+    """
     N, _, H, W = images.shape
+    zoom = min(3, max(1, 84 // max(H, W)))
     rows = -(-N // columns)
     canvas = np.full((rows * (H + 1) + 1, columns * (W + 1) + 1), 160, np.uint8)
     for i, image in enumerate(((1 - images[:, 0]) * 255).round().to(torch.uint8).cpu().numpy()):

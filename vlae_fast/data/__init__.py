@@ -33,7 +33,11 @@ NAMES = (*PUBLISHED, "digits")
 
 
 def load(
-    name: str, data_dir: Path | None = None, *, image_size: ImageSize | None = None, order: Order = "shuffled"
+    name: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    image_size: ImageSize | None = None,
+    order: Order = "shuffled",
 ) -> Dataset:
     """The data set of this name (see NAMES), or the images of the file or folder `name`.
 
@@ -56,6 +60,7 @@ def load(
     """
     if order not in get_args(Order):
         raise ValueError(f"order: one of {', '.join(get_args(Order))} wanted, got {order!r}")
+    name = os.fspath(name)
     if name in NAMES:
         found = _digits() if name == "digits" else load_published(name, data_dir)
         size = found.train.height, found.train.width

@@ -24,7 +24,7 @@ class DownloadError(DataError):
     """A file could not be fetched; the message is one line that names the address and where the file belongs."""
 
 
-def download(name: str, data_dir: Path | None = None) -> list[Path]:
+def download(name: str, data_dir: str | Path | None = None) -> list[Path]:
     """Fetches the files of a data set into `data_dir` (default: as `load` has it); returns where they lie.
 
     A transfer that broke off goes on where it stopped, from NAME.part; a file takes its name only when its checksum

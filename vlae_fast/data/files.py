@@ -143,7 +143,7 @@ def check_size(path: Path, n: int, height: int, width: int) -> None:
         fail(path, f"{n} images of {height} x {width} pixels, at most {MAX_PIXELS} pixels in all wanted")
 
 
-def data_folder(data_dir: Path | None) -> Path:
+def data_folder(data_dir: str | Path | None) -> Path:
     """`data_dir`, or the folder that the environment variable VLAE_DATA names, else ./data."""
     return Path(os.environ.get("VLAE_DATA") or "data") if data_dir is None else Path(data_dir)
 

@@ -94,7 +94,7 @@ PUBLISHED = {
 """Files of each data set."""
 
 
-def load_published(name: str, data_dir: Path | None) -> Dataset:
+def load_published(name: str, data_dir: str | Path | None) -> Dataset:
     """The data set of one of the names in PUBLISHED; the name says so where a file has not the published content."""
     files = PUBLISHED[name]
     paths = find(data_folder(data_dir), *(file.name.removesuffix(".gz") for file in files))
