@@ -17,7 +17,7 @@ LAYERS = [
     {"train", "evaluate"},
     {"latent", "plots", "run_folder"},
     {"model"},
-    {"networks", "distributions"},
+    {"networks", "distributions", "inpainting", "inputs"},
     {"layers", "data"},
     {"ops"},
     {"reference", "native", "gpu"},

@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,22 +21,20 @@ from torch.distributions import Distribution, Independent, Normal
 from torch.utils._pytree import _register_namedtuple
 
 from vlae_fast import noise, pretrained
-from vlae_fast.checks import NonFiniteError, real, whole
+from vlae_fast.checks import real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
+from vlae_fast.inpainting import DECISIONS, State, metropolis
+from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder
-from vlae_fast.ops.backend import reference_chosen
 
 __all__ = ["VLAE", "Bound"]
 
 CHUNK = 256
 """Images drawn, or codes scored, at once."""
-
-
-def _readable(t: Tensor) -> bool:
-    """Whether the values of t can be looked at without waiting for a device, and are there at all."""
-    return type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and not torch.compiler.is_compiling()
+START_ROUNDS = 8
+"""Of `reconstruct`, from which inpainting starts."""
 
 
 class Bound(NamedTuple):
@@ -208,7 +206,8 @@ class VLAE(nn.Module):
         """n images [n, 1, H, W] from the model: z from the prior, then pixel after pixel.
 
         Image i depends on (seed, first + i) alone. temperature divides the logits of the pixels; given [n, H, W] int8
-        keeps pixels that are 0 or 1 in it and draws those that are -1.
+        keeps pixels that are 0 or 1 in it and draws those that are -1. Neither z nor the pixels drawn before a kept one
+        know of it: `inpaint` draws what goes with the pixels that are kept.
         """
         return self._drawn(n, None, seed, first, temperature, given)
 
@@ -217,19 +216,17 @@ class VLAE(nn.Module):
     ) -> Tensor:
         """`sample`, or `decode` where there is a z."""
         n, first, temperature = whole("n", n), whole("first", first), real("temperature", temperature, positive=True)
-        self._check_given(given, n)
+        if given is not None:
+            check_given(given, n, self._like(), self.config)
         c = self.config
         D = c.latent_size if c.conditioning == "latent" else 0
         images = []
         for start in range(0, n, CHUNK):
             count = min(CHUNK, n - start)
             eps, uniforms = self._noise(seed, noise.SAMPLE, first + start, count, D)
-            if z is not None:
-                code = z[start : start + count]
-            else:
-                code = eps if self.prior_flow is None else self.prior_flow.inverse(eps)
+            code = self._code_of_prior(eps) if z is None else z[start : start + count]
             kept = None if given is None else given[start : start + count]
-            images.append(self._draw(code, uniforms, temperature, kept))
+            images.append(self._draw(self._context(code, count), uniforms, temperature, kept))
         return torch.cat(images) if images else self._like().new_empty(0, 1, c.height, c.width)
 
     @torch.no_grad()
@@ -253,45 +250,76 @@ class VLAE(nn.Module):
         codes that `sample` draws it is that of `sample`. The rest as there. Raises ValueError without a latent code.
         """
         self._encoder()
-        like, D = self._like(), self.config.latent_size
-        if not isinstance(z, Tensor):
-            raise TypeError(f"z: a tensor wanted, got {type(z).__name__}")
-        if z.dim() != 2 or (z.dtype, z.shape[1], z.device) != (like.dtype, D, like.device):
-            wanted = f"{like.dtype} [N, {D}] {like.device}"
-            raise ValueError(f"z: {wanted} wanted, got {z.dtype} {list(z.shape)} {z.device}")
-        if _readable(z) and not z.isfinite().all():
-            raise NonFiniteError("z: finite numbers wanted, got NaN or infinity")
+        check_codes(z, self._like(), self.config)
         return self._drawn(len(z), z, seed, first, temperature, given)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0, given: Tensor | None = None) -> Tensor:
         """Lossy decompressions [N, 1, H, W] (the paper's figure 1): z from q(z|x), then x' from p(x|z).
 
-        Image i depends on (seed, first + i) alone; `given` as in `sample`. Again and again with it, this inpaints.
+        Image i depends on (seed, first + i) alone; `given` as in `sample`. Again and again with it, this fills in
+        pixels that look right, but not with the probabilities of the model: `inpaint` does.
         """
         images, first = self._checked(images), whole("first", first)
-        self._check_given(given, len(images))
+        if given is not None:
+            check_given(given, len(images), images, self.config)
         parts = []
         for start in range(0, len(images), CHUNK):
             part = images[start : start + CHUNK]
-            mean, log_std, context = self._encoder()(part)
-            normals, uniforms = self._noise(seed, noise.RECONSTRUCTION, first + start, len(part), mean.shape[1])
-            z = mean + log_std.exp() * normals
-            if self.posterior_flow is not None:
-                z, _ = self.posterior_flow(z, context)
-            parts.append(self._draw(z, uniforms, 1.0, None if given is None else given[start : start + CHUNK]))
+            moments = self._encoder()(part)
+            normals, uniforms = self._noise(seed, noise.RECONSTRUCTION, first + start, len(part), moments[0].shape[1])
+            context = self._context(self._code(moments, normals), len(part))
+            parts.append(self._draw(context, uniforms, 1.0, None if given is None else given[start : start + CHUNK]))
         return torch.cat(parts) if parts else torch.empty_like(images)
 
-    def _check_given(self, given: Tensor | None, n: int) -> None:
-        wanted = (n, self.config.height, self.config.width)
-        if given is not None and (given.dtype != torch.int8 or given.shape != wanted):
-            raise ValueError(f"given: torch.int8 {list(wanted)} wanted, got {given.dtype} {list(given.shape)}")
-        if given is not None and _readable(given) and not ((given >= -1) & (given <= 1)).all():
-            raise ValueError("given: -1, 0 or 1 in each pixel wanted, got other values")
+    @torch.no_grad()
+    def inpaint(self, given: Tensor, *, rounds: int = 100, seed: int = 0, first: int = 0) -> Tensor:
+        """Images [N, 1, H, W] from p(missing pixels | kept pixels); given [N, H, W] int8 keeps 0 and 1, -1 is missing.
 
-    def _draw(self, z: Tensor | None, uniforms: Tensor, temperature: float, given: Tensor | None) -> Tensor:
+        Each image ends a Markov chain that comes nearer to it with every round (`inpainting`); with 0 rounds it is the
+        start, a few rounds of `reconstruct`. Image i depends on (seed, first + i) and rounds alone.
+        """
+        rounds, first = whole("rounds", rounds), whole("first", first)
+        check_given(given, None, self._like(), self.config)
+        n, D = len(given), 0 if self.encoder is None else self.config.latent_size
+        if n > CHUNK:
+            parts = enumerate(given.split(CHUNK))
+            return torch.cat([self.inpaint(p, rounds=rounds, seed=seed, first=first + i * CHUNK) for i, p in parts])
+        eps, uniforms = self._noise(seed, noise.SAMPLE, first, n, D)
+        if self.encoder is not None:
+            images = self.sample(n, seed=seed, first=first, given=given)
+            for _ in range(START_ROUNDS):
+                images = self.reconstruct(images, seed=seed, first=first, given=given)
+            z = self._code(self.encoder(images), eps)
+            eps = z if self.prior_flow is None else self.prior_flow(z)[0]
+        size = D, DECISIONS + self.config.height * self.config.width
+
+        def noises(number: int) -> Iterable[Tensor]:
+            drawn = noise.normals_and_uniforms(seed, noise.INPAINTING, first, n, *size, start=number * sum(size))
+            return (t.to(eps) for t in drawn)
+
+        return metropolis(self._proposed(eps, uniforms, given), given, rounds, noises, self._proposed).images
+
+    def _proposed(self, eps: Tensor, uniforms: Tensor, given: Tensor) -> State:
+        """The image of this noise, and how likely each of its pixels is."""
+        context = self._context(self._code_of_prior(eps), len(eps))
+        images = self._draw(context, uniforms, 1.0, given)
+        logits = context if self.pixelcnn is None else self.pixelcnn.logits(images, context)
+        assert logits is not None
+        return State(eps, images, (images * logits - F.softplus(logits))[:, 0])
+
+    def _code_of_prior(self, eps: Tensor) -> Tensor:
+        """z of the prior's noise."""
+        return eps if self.prior_flow is None else self.prior_flow.inverse(eps)
+
+    def _code(self, moments: Sequence[Any], normals: Tensor) -> Tensor:
+        """z of the posterior's noise; `moments` as the encoder gives them."""
+        mean, log_std, context = moments
+        z: Tensor = mean + log_std.exp() * normals
+        return z if self.posterior_flow is None else self.posterior_flow(z, context)[0]
+
+    def _draw(self, context: Tensor | None, uniforms: Tensor, temperature: float, given: Tensor | None) -> Tensor:
         """Images from p(x|z)."""
-        context = self._context(z, len(uniforms))
         if self.pixelcnn is not None:
             return self.pixelcnn.sample(context, uniforms, temperature, given)
         assert context is not None
@@ -318,10 +346,8 @@ class VLAE(nn.Module):
         with initialization(self):
             z = None
             if self.encoder is not None:
-                mean, log_std, context = self.encoder(images)
-                z = mean + log_std.exp() * torch.randn_like(mean)
-                if self.posterior_flow is not None:
-                    z, _ = self.posterior_flow(z, context)
+                moments = self.encoder(images)
+                z = self._code(moments, torch.randn_like(moments[0]))
                 if self.prior_flow is not None:
                     self.prior_flow(z)
             context = self._context(z, images.shape[0])
@@ -334,7 +360,7 @@ class VLAE(nn.Module):
         Raises CheckpointError, nothing written, where a parameter holds NaN or infinity (it is named), or where the
         folder holds a training or cannot be written.
         """
-        self._first()
+        check_has_values(next(self.parameters()))
         pretrained.save(Path(folder), self.config, {k: v.float() for k, v in self.state_dict().items()})
 
     @classmethod
@@ -353,20 +379,9 @@ class VLAE(nn.Module):
 
     def _like(self) -> Tensor:
         """A tensor of the model's device and dtype, once these are known to be such that the model can run."""
-        like = self._first()
-        if like.dtype != torch.float32 and not reference_chosen():
-            raise TypeError(
-                f"model: float32 parameters wanted, got {like.dtype}; half precision comes by torch.autocast around a "
-                "float32 model, other dtypes run under vlae_fast.use_backend('reference')"
-            )
+        like = next(self.parameters())
+        check_parameter(like)
         return like
-
-    def _first(self) -> Tensor:
-        """A parameter that has values."""
-        first = next(self.parameters())
-        if first.is_meta:
-            raise ValueError("model: on the meta device it has no values; to_empty, then load_state_dict give it some")
-        return first
 
     def _encoder(self) -> Encoder:
         if self.encoder is None:
@@ -374,16 +389,5 @@ class VLAE(nn.Module):
         return self.encoder
 
     def _checked(self, images: Tensor) -> Tensor:
-        H, W = self.config.height, self.config.width
-        if not isinstance(images, Tensor):
-            raise TypeError(f"images: a tensor wanted, got {type(images).__name__}")
-        like = self._like()
-        if images.dtype != like.dtype:
-            raise TypeError(f"images: {like.dtype} wanted, got {images.dtype}")
-        if images.device != like.device:
-            raise ValueError(f"images: device {like.device} (that of the model) wanted, got {images.device}")
-        if images.dim() != 4 or images.shape[1:] != (1, H, W):
-            raise ValueError(f"images: shape [N, 1, {H}, {W}] wanted, got {list(images.shape)}")
-        if _readable(images) and not ((images == 0) | (images == 1)).all():
-            raise ValueError("images: binary pixels (0 or 1) wanted, got other values")
+        check_images(images, self._like(), self.config)
         return images

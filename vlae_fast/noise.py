@@ -16,6 +16,7 @@ from vlae_fast.checks import whole
 
 __all__ = [
     "BINARIZATION",
+    "INPAINTING",
     "ORDER",
     "POSTERIOR",
     "RECONSTRUCTION",
@@ -25,7 +26,7 @@ __all__ = [
     "permutation",
 ]
 
-SAMPLE, POSTERIOR, RECONSTRUCTION, BINARIZATION, TRAINING, ORDER = range(6)
+SAMPLE, POSTERIOR, RECONSTRUCTION, BINARIZATION, TRAINING, ORDER, INPAINTING = range(7)
 """Streams: independent sequences under one seed."""
 
 _ITEM = 1 << 64

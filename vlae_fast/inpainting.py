@@ -1,0 +1,62 @@
+"""Missing pixels given others, by Markov chain: p(missing | given) of a model p(z) p(x|z) that is drawn pixel by pixel.
+
+Keeping pixels while the others are drawn in raster order does not do it: a kept pixel has no say in what stands before
+it, nor in the code z. A Metropolis-Hastings step mends that. It moves the noise eps of the code, in a way that leaves
+the prior as it is (Cotter et al. 2013, arXiv:1202.0709: "pCN"), and draws missing pixels anew with the new code. As
+those come from p(x|z) themselves, the step is accepted by the ratio of the probabilities of all other pixels.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["DECISIONS", "State", "metropolis"]
+
+DECISIONS = 5
+"""Uniforms that a step takes for each image, beside those of its pixels."""
+
+
+class State(NamedTuple):
+    """Where the chain of each image stands."""
+
+    eps: Tensor
+    """Standard normal noise of the code under the prior, [N, D]; D = 0 without a code."""
+    images: Tensor
+    """[N, 1, H, W]."""
+    log_prob: Tensor
+    """Of each pixel given the code and the pixels before it, nats, [N, H, W]."""
+
+
+Propose = Callable[[Tensor, Tensor, Tensor], State]
+"""The state of this eps [N, D]; with uniforms [N, H, W] it draws the pixels that are -1 in the int8 [N, H, W]."""
+
+
+def metropolis(
+    state: State, given: Tensor, steps: int, noises: Callable[[int], Iterable[Tensor]], propose: Propose
+) -> State:
+    """The state after so many steps, each of which leaves p(eps, missing pixels | given pixels) as it is.
+
+    given [N, H, W] int8 is 0 or 1 where a pixel is kept, -1 where it is missing. noises(i) are the normals [N, D] and
+    the uniforms [N, DECISIONS + H * W] of step i. The images of a batch know nothing of each other.
+    """
+    row = torch.arange(given.shape[1], device=given.device)
+    D = max(1, state.eps.shape[1])
+    for i in range(steps):
+        normals, uniforms = noises(i)
+        size, whole, top, bottom, luck = uniforms[:, :DECISIONS].unbind(1)
+        # How far eps moves is drawn anew each time: from all the way down to 1/D of it.
+        step = (D**-size)[:, None]
+        eps = (1 - step**2).sqrt() * state.eps + step * normals
+        # Half of the steps draw all missing pixels, the others those of a band of rows.
+        first, last = (torch.stack([top, bottom]) * len(row)).long().sort(0).values[..., None]
+        rows = (whole < 0.5)[:, None] | ((first <= row) & (row <= last))
+        drawn = rows[:, :, None] & (given < 0)
+        kept = state.images[:, 0].to(torch.int8).masked_fill(drawn, -1)
+        proposed = propose(eps, uniforms[:, DECISIONS:].view(given.shape), kept)
+        ratio = (proposed.log_prob - state.log_prob).masked_fill(drawn, 0.0).sum((1, 2))
+        accepted = luck.log() < ratio
+        pairs = zip(proposed, state, strict=True)
+        state = State(*(torch.where(accepted.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs))
+    return state

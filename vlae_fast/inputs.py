@@ -1,0 +1,74 @@
+"""What a model and the tensors it is called with must be. Checks name the argument, what came and what was wanted."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlae_fast.checks import NonFiniteError
+from vlae_fast.config import VLAEConfig
+from vlae_fast.ops.backend import reference_chosen
+
+__all__ = ["check_codes", "check_given", "check_has_values", "check_images", "check_parameter"]
+
+
+def _readable(t: Tensor) -> bool:
+    """Whether the values of t can be looked at without waiting for a device, and are there at all."""
+    return type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_has_values(parameter: Tensor) -> None:
+    """Raises ValueError on the meta device."""
+    if parameter.is_meta:
+        raise ValueError("model: on the meta device it has no values; to_empty, then load_state_dict give it some")
+
+
+def check_parameter(parameter: Tensor) -> None:
+    """Raises ValueError or TypeError where a model of such parameters cannot run."""
+    check_has_values(parameter)
+    if parameter.dtype != torch.float32 and not reference_chosen():
+        raise TypeError(
+            f"model: float32 parameters wanted, got {parameter.dtype}; half precision comes by torch.autocast around a "
+            "float32 model, other dtypes run under vlae_fast.use_backend('reference')"
+        )
+
+
+def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
+    """Images are [N, 1, H, W] of 0 and 1, of the dtype and on the device of `like`; TypeError or ValueError else."""
+    H, W = config.height, config.width
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images: a tensor wanted, got {type(images).__name__}")
+    if images.dtype != like.dtype:
+        raise TypeError(f"images: {like.dtype} wanted, got {images.dtype}")
+    if images.device != like.device:
+        raise ValueError(f"images: device {like.device} (that of the model) wanted, got {images.device}")
+    if images.dim() != 4 or images.shape[1:] != (1, H, W):
+        raise ValueError(f"images: shape [N, 1, {H}, {W}] wanted, got {list(images.shape)}")
+    if _readable(images) and not ((images == 0) | (images == 1)).all():
+        raise ValueError("images: binary pixels (0 or 1) wanted, got other values")
+
+
+def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> None:
+    """Pixels to keep are int8 [n, H, W] of -1, 0 and 1, any n if it is None; TypeError or ValueError else."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"given: a tensor wanted, got {type(given).__name__}")
+    shape = [*(given.shape[:1] if n is None else [n]), config.height, config.width]
+    if given.dtype != torch.int8 or list(given.shape) != shape:
+        wanted = f"torch.int8 [{'N' if n is None else n}, {config.height}, {config.width}]"
+        raise ValueError(f"given: {wanted} wanted, got {given.dtype} {list(given.shape)}")
+    if given.device != like.device:
+        raise ValueError(f"given: device {like.device} (that of the model) wanted, got {given.device}")
+    if _readable(given) and not ((given >= -1) & (given <= 1)).all():
+        raise ValueError("given: -1, 0 or 1 in each pixel wanted, got other values")
+
+
+def check_codes(z: Any, like: Tensor, config: VLAEConfig) -> None:
+    """Codes are [N, D] of finite numbers, of the dtype and on the device of `like`; TypeError or ValueError else."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z: a tensor wanted, got {type(z).__name__}")
+    D = config.latent_size
+    if z.dim() != 2 or (z.dtype, z.shape[1], z.device) != (like.dtype, D, like.device):
+        wanted = f"{like.dtype} [N, {D}] {like.device}"
+        raise ValueError(f"z: {wanted} wanted, got {z.dtype} {list(z.shape)} {z.device}")
+    if _readable(z) and not z.isfinite().all():
+        raise NonFiniteError("z: finite numbers wanted, got NaN or infinity")
