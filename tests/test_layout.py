@@ -15,7 +15,7 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"train", "evaluate"},
-    {"latent", "plots", "run_folder"},
+    {"latent", "plots", "run_folder", "device"},
     {"model"},
     {"networks", "distributions", "inpainting", "inputs"},
     {"layers", "data"},

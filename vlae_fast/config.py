@@ -167,6 +167,8 @@ class TrainConfig:
     data: str = "static-mnist"
     """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz, idx, CSV or a folder of PNGs
     of one size, which may lie in folders in it."""
+    data_dir: str = ""
+    """Folder of the published files; default: $VLAE_DATA, else ./data."""
     data_order: Literal["shuffled", "file"] = "shuffled"
     """Own images without validation or test images: hold a tenth out for each, at random or from the end."""
     image_size: str = ""

@@ -125,7 +125,7 @@ def evaluate(
     samples: int = 4096,
     subset: int | None = None,
     seed: int = 0,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluates a model on all images of a split, or on `subset` of them drawn at random with `seed`.
@@ -140,8 +140,8 @@ def evaluate(
     chosen = np.arange(len(split))
     if subset < len(split):
         chosen = np.sort(noise.permutation(seed, 0, len(split))[:subset])
-    images = split.fixed()[torch.from_numpy(chosen)]
-    scores = _scores(model, images, samples, seed, folder, report)
+    images = split.fixed()[torch.from_numpy(chosen)].to(next(model.parameters()).device)
+    scores = _scores(model, images, samples, seed, None if folder is None else Path(folder), report)
     reconstruction, kl, nll, ess = scores.unbind(1)
     found: dict[str, Any] = {}
     if model.encoder is not None:

@@ -21,7 +21,7 @@ __all__ = ["curves", "image_grid", "pairs"]
 Row = dict[str, Any]
 
 
-def image_grid(images: Tensor, columns: int, path: Path) -> None:
+def image_grid(images: Tensor, columns: int, path: str | Path) -> None:
     """Writes images [N, 1, H, W] in 0..1 (1 is ink, drawn dark) as a grid with grey lines between them.
 
     Small ones are enlarged, up to three times.
@@ -38,12 +38,12 @@ def image_grid(images: Tensor, columns: int, path: Path) -> None:
     checkpoint.write_file(path, content.getvalue())
 
 
-def pairs(left: Tensor, right: Tensor, path: Path, columns: int = 6) -> None:
+def pairs(left: Tensor, right: Tensor, path: str | Path, columns: int = 6) -> None:
     """Writes images side by side: each of `left` with its partner in `right`, both [N, 1, H, W]."""
     image_grid(torch.stack([left, right], 1).flatten(0, 1), 2 * columns, path)
 
 
-def curves(rows: Sequence[Row], path: Path) -> None:
+def curves(rows: Sequence[Row], path: str | Path) -> None:
     """Writes the bound and the KL in nats over the epochs, from the rows of a `metrics.jsonl`."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("negative_elbo_nats", "kl_nats"), strict=True):

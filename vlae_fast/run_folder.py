@@ -19,9 +19,10 @@ from torch import Tensor
 from vlae_fast import checkpoint, pretrained
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
+from vlae_fast.data import Dataset
 from vlae_fast.folder_lock import FolderLock
 
-__all__ = ["Progress", "Row", "RunFolder", "check_output"]
+__all__ = ["Progress", "Row", "RunFolder", "check_output", "configs_of"]
 
 Row = dict[str, Any]
 
@@ -35,6 +36,10 @@ _OWN = re.compile(
     r"|(curves|samples|data)\.png)"
 )
 """Files of a run folder."""
+_BEGINNING = {"config.json", "data.png"}
+"""Those of a run that was killed before it had anything to lose."""
+FREE = {"data", "data_dir", "data_order", "image_size", "checkpoint_minutes", "validation_epochs"}
+"""Options of a training that may change when it goes on; a digest tells whether the data are the same."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 200
@@ -104,7 +109,7 @@ class RunFolder:
     Raises CheckpointError, nothing written, where it holds a run with another config or cannot be used.
     """
 
-    def __init__(self, path: Path, data: str, model: VLAEConfig, training: TrainConfig) -> None:
+    def __init__(self, path: Path, dataset: Dataset, model: VLAEConfig, training: TrainConfig) -> None:
         self.path = path
         self.state = path / "state.safetensors"
         self.previous = path / "state.previous.safetensors"
@@ -117,22 +122,47 @@ class RunFolder:
         self._lock = FolderLock.of(path)
         self._saves = self._lock.saves
         with self.locked():
-            self._claim({"data": data, "model": dataclasses.asdict(model), "training": dataclasses.asdict(training)})
+            self._claim(
+                {
+                    "data": dataset.name,
+                    "data_sha256": dataset.digest(),
+                    "model": dataclasses.asdict(model),
+                    "training": dataclasses.asdict(training),
+                }
+            )
             checkpoint.remove_stale(path)
             self._new.unlink(missing_ok=True)
 
     def _claim(self, config: Mapping[str, Any]) -> None:
         mine = json.loads(json.dumps(config))  # tuples become lists
-        if not os.path.lexists(self._config):
-            for name in sorted(os.listdir(self.path)):
-                if is_own(name):
-                    raise CheckpointError(f"{self.path}: holds {name} but no config.json; choose another folder")
+        own = {name for name in os.listdir(self.path) if is_own(name)}
+        if own and "config.json" not in own:
+            raise CheckpointError(f"{self.path}: holds {min(own)} but no config.json; choose another folder")
+        theirs = checkpoint.read_json(self._config) if own else None
+        if theirs is not None and (own - _BEGINNING or configs_of(self.path) is None):
+            self._check_same(theirs, mine)
+            mine["model"] = theirs["model"]  # as it stands there: the weights are bound to it
+        if theirs != mine:
             checkpoint.write_json(self._config, mine)
-        theirs = checkpoint.read_json(self._config)
-        if _parsed(theirs) != mine:
+
+    def _check_same(self, theirs: Any, mine: Mapping[str, Any]) -> None:
+        """Raises CheckpointError where the run is of another config than mine, or of other images."""
+        there, here = _parsed(theirs), {**mine}
+        if isinstance(there, dict):
+            if isinstance(there.get("training"), dict):
+                there["training"] |= {name: here["training"][name] for name in FREE & there["training"].keys()}
+            here["data_sha256"] = there.get("data_sha256")  # older versions wrote none
+            if here["data_sha256"] is not None:
+                here["data"] = there.get("data")
+        if there != {name: value for name, value in here.items() if value is not None}:
             raise CheckpointError(
-                f"{self.path}: holds a run with another config ({_difference('config', _parsed(theirs), mine)}); "
+                f"{self.path}: holds a run with another config ({_difference('config', there, here)}); "
                 "choose another folder, or the same options to resume it"
+            )
+        if here["data_sha256"] not in (None, mine["data_sha256"]):
+            raise CheckpointError(
+                f"{self.path}: learned from other images than {mine['data']} has now (their sha256 begins with "
+                f"{str(here['data_sha256'])[:12]}, not {mine['data_sha256'][:12]}); choose another folder"
             )
 
     @contextlib.contextmanager
@@ -238,6 +268,20 @@ class RunFolder:
 
     def _write_metrics(self, rows: list[Row]) -> None:
         checkpoint.write_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def configs_of(path: Path) -> tuple[VLAEConfig, TrainConfig] | None:
+    """How the run in a folder was made; None where there is none. Raises CheckpointError or ValueError."""
+    file = path / "config.json"
+    if not os.path.lexists(file):
+        return None
+    config = checkpoint.read_json(file)
+    if not isinstance(config, dict) or not {"data", "model", "training"} <= config.keys():
+        return None
+    return (
+        from_dict(VLAEConfig, config["model"], f"{file}: model"),
+        from_dict(TrainConfig, config["training"], f"{file}: training"),
+    )
 
 
 def _parsed(config: Any) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlae_fast import latent, noise, plots
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
+from vlae_fast.device import pick
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE, Bound
 from vlae_fast.run_folder import Progress, Row, RunFolder
@@ -32,6 +34,9 @@ LEAST_STEPS = 20
 BAD_STEPS = 10
 """Steps in a row that the gradient guard skips before it ends the training."""
 
+RESIDENT_BYTES = 2**30
+"""Training images that take no more live on the GPU."""
+
 
 class DivergedError(RuntimeError):
     """The training cannot go on; the last good state is on the disk."""
@@ -40,32 +45,44 @@ class DivergedError(RuntimeError):
 class Trainer:
     """One training in a run folder; creating it for a folder that holds a state resumes that.
 
-    Raises CheckpointError where the folder holds another config or damaged files, ValueError where the model to start
-    from is another than `model`.
+    Raises CheckpointError where the folder holds another config or damaged files, or was learned from other images, and
+    ValueError where the model to start from is another than `model`, or the device does not work.
     """
 
-    def __init__(self, model: VLAEConfig, config: TrainConfig, dataset: Dataset, out: Path) -> None:
-        self.config, self.dataset, self.out = config, dataset, out
+    def __init__(
+        self,
+        model: VLAEConfig,
+        config: TrainConfig,
+        dataset: Dataset,
+        out: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.config, self.dataset, self.out = config, dataset, Path(out)
+        self.device = pick(device)
+        """Where the model and its optimiser are; noise and initial weights are made on the CPU, the same for all."""
         both = config.train_on == "train+validation"
         self.split = dataset.train.joined(dataset.valid) if both else dataset.train
         """Images to learn from."""
         self.progress = Progress()
         """Steps done, and what else changes beside tensors."""
-        resumed = RunFolder.has_state(out)
+        resumed = RunFolder.has_state(self.out)
         start = VLAE.from_pretrained(config.start_from) if config.start_from and not resumed else None
         torch.manual_seed(config.seed)
         self.model = VLAE(model)
         """What the optimiser moves."""
         if start is not None:
             self._start_from(start)
-        self.valid_images = self._validation_images()
+        self._resident = self._pixels() if self.device.type != "cpu" else None
+        self.valid_images = self._validation_images().to(self.device)
         """Images [n, 1, H, W] that every validation looks at."""
-        self.folder = RunFolder(out, dataset.name, model, config)
+        self.folder = RunFolder(self.out, dataset, model, config)
         """What lies on the disk."""
-        resumed = resumed or RunFolder.has_state(out)  # somebody may have trained here since
+        resumed = resumed or RunFolder.has_state(self.out)  # somebody may have trained here since
         if not resumed and start is None:
             count = min(8 * config.batch_size, len(self.split))
-            self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]))
+            self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]).cpu())
+        self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
         """Polyak average of the weights: what is validated and written to model.safetensors."""
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
@@ -76,7 +93,7 @@ class Trainer:
         self.folder.drop_metrics_after(self.progress.step)
         if self.progress.step == 0:
             first = noise.permutation(config.seed, 0, len(self.split))[:100]
-            plots.image_grid(self._images(first, self._noise(-1, len(first))[1]), 10, out / "data.png")
+            plots.image_grid(self._images(first, self._noise(-1, len(first))[1]), 10, self.out / "data.png")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -201,11 +218,20 @@ class Trainer:
             self.config.seed, noise.TRAINING, step % 2**63, 1, B * D, B * pixels
         )
         shaped = uniforms.view(B, 1, split.height, split.width)[:count] if split.dynamic else None
-        return normals.view(B, D)[:count], shaped
+        shaped = None if shaped is None else shaped.to(self.device)
+        return normals.view(B, D)[:count].to(self.device), shaped
 
-    def _images(self, indices: Any, uniforms: Tensor | None) -> Tensor:
-        split = self.split
-        return split.probabilities(indices) if uniforms is None else split.binary(indices, uniforms)
+    def _images(self, indices: NDArray[np.int64], uniforms: Tensor | None) -> Tensor:
+        if self._resident is None:
+            chances = self.split.probabilities(indices).to(self.device)
+        else:
+            chances = self._resident[torch.tensor(indices, device=self.device)]
+        return chances if uniforms is None else (uniforms < chances).float()
+
+    def _pixels(self) -> Tensor | None:
+        """All training images on the device, or None where they would take more than RESIDENT_BYTES."""
+        pixels = len(self.split) * self.split.height * self.split.width
+        return self.split.probabilities(slice(None)).to(self.device) if 4 * pixels <= RESIDENT_BYTES else None
 
     # --- validation ---------------------------------------------------------------------------------------------
 
@@ -219,6 +245,7 @@ class Trainer:
         """Writes a line of metrics.jsonl, curves and samples, and the weights if they are the best so far."""
         D = self.model.config.latent_size
         normals, _ = noise.normals_and_uniforms(self.config.seed, noise.POSTERIOR, 0, len(self.valid_images), D)
+        normals = normals.to(self.device)
         bounds = [
             self.average.elbo(images, noise=eps)
             for images, eps in zip(self.valid_images.split(256), normals.split(256), strict=True)

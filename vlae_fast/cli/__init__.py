@@ -1,0 +1,82 @@
+"""The command line: `vlae-fast train | evaluate | sample | reconstruct | data | info`; `vlae-fast --version`.
+
+Exit status: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C (the state of a training is saved).
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from vlae_fast import __version__, pretrained
+from vlae_fast.cli.draw import Reconstruct, Sample
+from vlae_fast.cli.evaluate import Evaluate
+from vlae_fast.cli.info import Data, Info
+from vlae_fast.cli.train import Train
+from vlae_fast.config import VLAEConfig
+from vlae_fast.extra import cli_extra
+from vlae_fast.run_folder import configs_of
+from vlae_fast.train import DivergedError
+
+with cli_extra():
+    import tyro
+    from tyro.conf import subcommand
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    argv = [_expanded(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    try:
+        early = argparse.ArgumentParser(prog="vlae-fast", add_help=False, allow_abbrev=False)
+        early.add_argument("--version", action="version", version=f"vlae-fast {__version__}")
+        early.add_argument("--preset")
+        early.add_argument("--start-from")
+        given = early.parse_known_args(argv)[0]
+        command = _parsed(argv, Train(model=VLAEConfig.preset(given.preset or "paper")))
+        if isinstance(command, Train):  # now that the folder is known, its options stand in for those not given
+            command = _parsed(argv, _defaults(command.folder, given.preset, given.start_from))
+        status: int = command()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"vlae-fast: {' '.join(str(error).split())}", file=sys.stderr)  # file names may hold line feeds
+        return 2
+    except DivergedError as error:
+        print(f"vlae-fast: {error}", file=sys.stderr)
+        return 1
+
+
+def _parsed(argv: list[str], train: Train) -> Any:
+    """The command of these arguments; `train` holds the defaults of that one."""
+    commands = (
+        Annotated[Train, subcommand("train", default=train)]
+        | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Sample, subcommand("sample")]
+        | Annotated[Reconstruct, subcommand("reconstruct")]
+        | Annotated[Data, subcommand("data")]
+        | Annotated[Info, subcommand("info")]
+    )
+    return tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)
+
+
+def _defaults(folder: Path, preset: str | None, start_from: str | None) -> Train:
+    """What a training does where no flag says otherwise: as the run in its folder, if there is one."""
+    train, there = Train(), configs_of(folder)
+    if there is not None:
+        train.model, train.training = there
+    elif start_from:
+        train.model = pretrained.config_of(pretrained.folder_of(start_from))
+    if preset is not None and (there is not None or not start_from):
+        train.model = replace(VLAEConfig.preset(preset))
+    return train
+
+
+def _expanded(argument: str) -> str:
+    """`--out=~/x` as a shell expands `--out ~/x`."""
+    flag, equals, value = argument.partition("=")
+    return flag + equals + os.path.expanduser(value) if flag.startswith("--") else argument

@@ -1,0 +1,91 @@
+"""What several commands share: how a model, its data and a device are named."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from vlae_fast import checkpoint, device, pretrained
+from vlae_fast.config import TrainConfig, from_dict
+from vlae_fast.data import NAMES, Dataset, load, parse_size
+from vlae_fast.extra import cli_extra
+from vlae_fast.model import VLAE
+
+with cli_extra():
+    from tyro.conf import arg
+
+__all__ = ["ModelOptions", "Options", "Run", "check_size", "load_data"]
+
+Run = Annotated[Path, arg(metavar="RUN")]
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Of every command that computes."""
+
+    device: str = "auto"
+    """Where to compute: auto (a GPU where it works, else the CPU), cpu or cuda[:i]."""
+    quiet: bool = False
+    """Say nothing but results and errors."""
+
+    def say(self, line: str) -> None:
+        """Prints what is no result."""
+        if not self.quiet:
+            print(line, flush=True)
+
+    def model_of(self, run: Path) -> VLAE:
+        """The model in a folder, on the device."""
+        where = device.pick(self.device)
+        return VLAE.from_pretrained(run).to(where)
+
+
+@dataclass(kw_only=True)
+class ModelOptions(Options):
+    """Of every command that looks at images with a model."""
+
+    data: str | None = None
+    """Data set; default: the one that the run was trained on."""
+    data_dir: Path | None = None
+    """Folder of the published files; default: that of the training, else $VLAE_DATA, else ./data."""
+
+    def data_of(self, run: Path, model: VLAE) -> Dataset:
+        """The named data set, or the one that a run was trained on, held out as it was there.
+
+        Raises ValueError where there is none, or where it has changed since.
+        """
+        path = pretrained.folder_of(run) / "config.json"
+        content = checkpoint.read_json(path)
+        training = from_dict(TrainConfig, content.get("training", {}), str(path))
+        name = content.get("data", training.data)
+        if self.data is not None:
+            training = dataclasses.replace(training, data=self.data)
+        elif "training" not in content:
+            raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")
+        elif name != training.data and not str(name).startswith(f"{training.data} ("):  # from tensors in memory
+            raise checkpoint.CheckpointError(f"{path}: the model learned from {name}; say --data")
+        if self.data_dir is not None:
+            training = dataclasses.replace(training, data_dir=str(self.data_dir))
+        if training.data not in NAMES:
+            training = dataclasses.replace(training, image_size=f"{model.config.height}x{model.config.width}")
+        dataset = load_data(training)
+        if self.data is None and content.get("data_sha256") not in (None, dataset.digest()):
+            raise ValueError(
+                f"{run}: the images of {dataset.name} are not those that it learned from; say --data {training.data} "
+                "to take them all the same"
+            )
+        return dataset
+
+
+def load_data(training: TrainConfig) -> Dataset:
+    """The data set of a training."""
+    size = parse_size(training.image_size) if training.image_size else None
+    folder = Path(training.data_dir) if training.data_dir else None
+    return load(training.data, folder, image_size=size, order=training.data_order)
+
+
+def check_size(run: Path, model: VLAE, dataset: Dataset) -> None:
+    """Raises ValueError where a model is for images of another size."""
+    c, split = model.config, dataset.test
+    if (c.height, c.width) != (split.height, split.width):
+        sizes = f"of {c.height}x{c.width} pixels, those of {dataset.name} have {split.height}x{split.width}"
+        raise ValueError(f"{run}: its images are {sizes}")

@@ -1,0 +1,66 @@
+"""`vlae-fast train`."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from vlae_fast import native
+from vlae_fast.cli.common import Options, load_data
+from vlae_fast.config import TrainConfig, VLAEConfig
+from vlae_fast.extra import cli_extra
+from vlae_fast.train import Trainer
+
+with cli_extra():
+    from tyro.conf import Positional, arg
+
+__all__ = ["Train"]
+
+
+@dataclass(kw_only=True)
+class Train(Options):
+    """Train a model on binary images; a run that is there goes on with its own options: `train RUN` is enough."""
+
+    run: Positional[Annotated[Path | None, arg(metavar="[RUN]")]] = None
+    """Run folder: weights, state, metrics.jsonl, curves.png, samples.png, data.png (what is learned from)."""
+    out: Annotated[Path | None, arg(metavar="RUN")] = None
+    """The same, as a flag."""
+    minutes: float | None = None
+    """Stop after so many minutes of training (validation not counted) since the run began, over all resumptions."""
+    epochs: float | None = None
+    """Stop after so many epochs since the run began. Without either, train until Ctrl-C."""
+    preset: str = "paper"
+    """Configuration that the --model flags start from: paper or tiny; with --start-from, that model's."""
+    training: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
+    """How to train."""
+    model: VLAEConfig = field(default_factory=VLAEConfig)
+    """What to train."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder. Raises ValueError where none is named, or two."""
+        if self.run is not None and self.out is not None and self.run != self.out:
+            raise ValueError(f"out: one run folder wanted, got {self.run} and {self.out}")
+        folder = self.run or self.out
+        if folder is None:
+            raise ValueError("out: the name of a run folder wanted: vlae-fast train RUN")
+        return folder
+
+    def __call__(self) -> int:
+        """Returns the exit status."""
+        for name in ("minutes", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: > 0 wanted, got {value}")
+        dataset = load_data(self.training)
+        self.say(dataset.describe())
+        split = dataset.train
+        model = dataclasses.replace(self.model, height=split.height, width=split.width)
+        native.keep_freed_memory()
+        trainer = Trainer(model, self.training, dataset, self.folder, device=self.device)
+        if trainer.progress.step:
+            self.say(f"{self.folder}: resumed at step {trainer.progress.step}")
+        finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
+        self.say(f"{self.folder}: {'done' if finished else 'saved'} at step {trainer.progress.step}")
+        return 0 if finished else 130
