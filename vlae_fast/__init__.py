@@ -1,12 +1,21 @@
 """Fast autoregressive latent-variable models: the Variational Lossy Autoencoder (Chen et al. 2017) for PyTorch."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from vlae_fast import ops, reference
 from vlae_fast.config import PixelCNNSpec, TrainConfig, VLAEConfig
 from vlae_fast.model import VLAE
 from vlae_fast.ops import use_backend
 from vlae_fast.reference import MADEFlowParams, PixelCNNParams
+
+if TYPE_CHECKING:
+    from vlae_fast import plots as plots
+    from vlae_fast.data import Dataset as Dataset
+    from vlae_fast.data import load as load
+    from vlae_fast.evaluate import evaluate as evaluate
+    from vlae_fast.train import Trainer as Trainer
 
 __version__ = version("vlae_fast")
 __all__ = [
@@ -21,3 +30,13 @@ __all__ = [
     "reference",
     "use_backend",
 ]
+_LATER = {"Dataset": "data", "Trainer": "train", "load": "data"}
+"""What a model does without is imported when it is asked for; so are `plots` and `evaluate`, a module to be called."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("evaluate", "plots"):
+        return import_module(f"vlae_fast.{name}")
+    if name in _LATER:
+        return getattr(import_module(f"vlae_fast.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'vlae_fast' has no attribute {name!r}")

@@ -16,15 +16,12 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlae_fast import latent, noise, plots
+from vlae_fast.bar import progress
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import Dataset
 from vlae_fast.device import pick
-from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE, Bound
 from vlae_fast.run_folder import Progress, Row, RunFolder
-
-with cli_extra():
-    from tqdm import tqdm
 
 __all__ = ["DivergedError", "Trainer"]
 
@@ -57,10 +54,13 @@ class Trainer:
         out: str | Path,
         *,
         device: str | torch.device = "cpu",
+        quiet: bool = False,
     ) -> None:
         self.config, self.dataset, self.out = config, dataset, Path(out)
         self.device = pick(device)
         """Where the model and its optimiser are; noise and initial weights are made on the CPU, the same for all."""
+        self.quiet = quiet
+        """Show no bar and no figures."""
         both = config.train_on == "train+validation"
         self.split = dataset.train.joined(dataset.valid) if both else dataset.train
         """Images to learn from."""
@@ -263,10 +263,11 @@ class Trainer:
         row["active_units"] = None if gaussian is None else latent.active_units(gaussian[0])
         coded = self.average.encoder is not None
         row["warning"] = latent.collapse(row["valid_kl_nats"], row["active_units"]) if coded else None
-        bar.write(
-            f"epoch {row['epoch']:.2f}: validation {row['valid_negative_elbo_nats']:.2f} nats, "
-            f"KL {row['valid_kl_nats']:.2f} nats; training {row['train_negative_elbo_nats']:.2f} nats"
-        )
+        if not self.quiet:
+            bar.write(
+                f"epoch {row['epoch']:.2f}: validation {row['valid_negative_elbo_nats']:.2f} nats, "
+                f"KL {row['valid_kl_nats']:.2f} nats; training {row['train_negative_elbo_nats']:.2f} nats"
+            )
         if row["warning"] is not None:
             bar.write(f"WARNING: {row['warning']}")
         plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
@@ -279,8 +280,8 @@ class Trainer:
         if total_seconds is not None:
             bar = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of training, {remaining} left{postfix}"
             done = min(self.progress.seconds, total_seconds)
-            return tqdm(total=total_seconds, initial=done, bar_format=bar)
-        return tqdm(total=last_step, initial=self.progress.step, unit="step")
+            return progress(quiet=self.quiet, total=total_seconds, initial=done, bar_format=bar)
+        return progress(quiet=self.quiet, total=last_step, initial=self.progress.step, unit="step")
 
     @staticmethod
     def _show(bar: Bar, bound: Bound, seconds: float, in_seconds: bool) -> None:

@@ -61,6 +61,8 @@ def _parsed(argv: list[str], train: Train) -> Any:
         | Annotated[Data, subcommand("data")]
         | Annotated[Info, subcommand("info")]
     )
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"  # all that tyro looks at
     return tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)
 
 

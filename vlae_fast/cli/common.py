@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from vlae_fast import checkpoint, device, pretrained
+from vlae_fast.bar import progress
 from vlae_fast.config import TrainConfig, from_dict
 from vlae_fast.data import NAMES, Dataset, load, parse_size
 from vlae_fast.extra import cli_extra
@@ -14,7 +15,7 @@ from vlae_fast.model import VLAE
 with cli_extra():
     from tyro.conf import arg
 
-__all__ = ["ModelOptions", "Options", "Run", "check_size", "load_data"]
+__all__ = ["ModelOptions", "Options", "Run", "check_size", "duration", "load_data"]
 
 Run = Annotated[Path, arg(metavar="RUN")]
 
@@ -32,6 +33,10 @@ class Options:
         """Prints what is no result."""
         if not self.quiet:
             print(line, flush=True)
+
+    def bar(self, total: int | None = None) -> Any:
+        """A progress bar that counts images, for what takes more than a second."""
+        return progress(quiet=self.quiet, total=total, unit="image", delay=1)
 
     def model_of(self, run: Path) -> VLAE:
         """The model in a folder, on the device."""
@@ -89,3 +94,11 @@ def check_size(run: Path, model: VLAE, dataset: Dataset) -> None:
     if (c.height, c.width) != (split.height, split.width):
         sizes = f"of {c.height}x{c.width} pixels, those of {dataset.name} have {split.height}x{split.width}"
         raise ValueError(f"{run}: its images are {sizes}")
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it."""
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

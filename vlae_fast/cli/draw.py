@@ -14,7 +14,6 @@ from vlae_fast.extra import cli_extra
 from vlae_fast.run_folder import check_output
 
 with cli_extra():
-    from tqdm import tqdm
     from tyro.conf import Positional
 
 __all__ = ["Reconstruct", "Sample"]
@@ -46,7 +45,7 @@ class Sample(Options):
             raise ValueError(f"num: >= 1 and first: >= 0 wanted, got {self.num} and {self.first}")
         check_output("out", self.out, (".png", ".npy", ".npz"))
         model, parts = self.model_of(self.run), []
-        with tqdm(total=self.num, unit="image", delay=1, disable=self.quiet) as bar:
+        with self.bar(self.num) as bar:
             for start in range(0, self.num, AT_ONCE):
                 count, first = min(AT_ONCE, self.num - start), self.first + start
                 parts.append(model.sample(count, seed=self.seed, first=first, temperature=self.temperature).cpu())

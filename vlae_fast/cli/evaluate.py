@@ -1,23 +1,26 @@
 """`vlae-fast evaluate`."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from vlae_fast import checkpoint
-from vlae_fast.cli.common import ModelOptions, Run, check_size
-from vlae_fast.data import Dataset
-from vlae_fast.evaluate import Evaluation, evaluate
+from vlae_fast.cli.common import ModelOptions, Run, check_size, duration
+from vlae_fast.data import Dataset, Split
+from vlae_fast.evaluate import Evaluation, evaluate, expected_seconds
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
 from vlae_fast.run_folder import check_output
 
 with cli_extra():
-    from tqdm import tqdm
     from tyro.conf import Positional, arg
 
 __all__ = ["Evaluate"]
+
+LONG_SECONDS = 60
+"""What takes longer is said beforehand."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +53,9 @@ class Evaluate(ModelOptions):
         other = None if self.against is None else self.model_of(self.against)
         result = self._evaluate(model, self.run, dataset)
         content = {"run": str(self.run), "data": dataset.name, "split": self.split, **result.to_dict()}
-        print(f"data                    {dataset.name}, {self.split}\n{result}", flush=True)  # --json may be /dev/stdout
+        print(
+            f"data                    {dataset.name}, {self.split}\n{result}", flush=True
+        )  # --json may be /dev/stdout
         if other is not None and self.against is not None:
             against = self._evaluate(other, self.against, dataset)
             difference = result.minus(against)
@@ -63,18 +68,33 @@ class Evaluate(ModelOptions):
 
     def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset) -> Evaluation:
         check_size(folder, model, dataset)
-        with tqdm(unit="image", delay=1, disable=self.quiet) as bar:
+        split: Split = getattr(dataset, self.split)
+        with self.bar() as bar:
 
             def report(done: int, total: int) -> None:
-                bar.total = total
+                if bar.total is None:
+                    bar.total, bar.n = total, done
+                    self._say_how_long(model, split, total - done)
                 bar.update(done - bar.n)
 
             return evaluate(
                 model,
-                getattr(dataset, self.split),
+                split,
                 samples=self.samples,
                 subset=self.subset,
                 seed=self.seed,
                 folder=folder if folder.is_dir() else None,  # shipped weights' folder is not ours to write to
                 report=report,
+            )
+
+    def _say_how_long(self, model: VLAE, split: Split, images: int) -> None:
+        """Before a long call."""
+        if self.quiet or images == 0:
+            return
+        seconds = expected_seconds(model, split, images, self.samples)
+        if seconds > LONG_SECONDS:
+            print(
+                f"{images} images x {self.samples} samples will take about {duration(seconds)}; cut short, the same "
+                "command goes on. Shorter: --samples, --subset",
+                file=sys.stderr,
             )

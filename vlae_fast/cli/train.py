@@ -58,7 +58,7 @@ class Train(Options):
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)
         native.keep_freed_memory()
-        trainer = Trainer(model, self.training, dataset, self.folder, device=self.device)
+        trainer = Trainer(model, self.training, dataset, self.folder, device=self.device, quiet=self.quiet)
         if trainer.progress.step:
             self.say(f"{self.folder}: resumed at step {trainer.progress.step}")
         finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
