@@ -127,6 +127,18 @@ READ = {
     ),
     "pngs, resource forks": (pngs(A) | {"f/._00.png": MAC, "f/.DS_Store": MAC, "f/._.png": MAC}, {}, WHOLE),
     "pngs, __MACOSX": (pngs(A, "f/x/") | {"f/__MACOSX/x/._00.png": MAC, "f/__MACOSX/0.png": MAC}, {}, WHOLE),
+    "pngs, resource forks in class folders": (
+        pngs(A[:5], "f/a/") | pngs(A[5:], "f/b/") | {"f/a/._00.png": MAC, "f/b/.DS_Store": MAC, "f/._a": MAC},
+        {},
+        WHOLE,
+    ),
+    "pngs, forks beside train and test": (
+        pngs(A, "f/train/") | pngs(B, "f/test/") | {"f/.DS_Store": MAC, "f/._train": MAC, "f/test/._00.png": MAC},
+        {},
+        TWO,
+    ),
+    "pngs, AppleDouble": (pngs(A) | {"f/.AppleDouble/00.png": MAC, "f/.Trashes/a/00.png": png(B[0])}, {}, WHOLE),
+    "pngs, an icon": (pngs(A) | {"f/Icon\r": MAC, "f/.localized": b"", "f/.apdisk": b""}, {}, WHOLE),
     "pngs, hidden folders": (pngs(A) | pngs(B, "f/.ipynb_checkpoints/") | pngs(B, "f/.git/x/"), {}, WHOLE),
     "pngs, hidden pictures": (pngs(A) | {"f/.x.jpg": MAC, "f/.y.PNG": png(B[0]), "f/Thumbs.db": MAC}, {}, WHOLE),
     "pngs, notes beside": (pngs(A) | {"f/labels.csv": b"a,b", "f/README.md": b"hello"}, {}, WHOLE),
@@ -253,21 +265,36 @@ def test_matlab_7_3_is_named(tmp_path):
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
-def test_own_images_are_shuffled_before_they_are_split(tmp_path):
-    """A file sorted by class: each class is in each split, the same images every time; an option keeps the order."""
-    sorted_by_class = np.repeat(np.arange(1, 11, dtype=np.uint8), 40).reshape(400, 1, 1) * 25 + np.zeros(
-        (2, 2), np.uint8
-    )
-    name = given(tmp_path, {"f": npy(sorted_by_class)})
-    found = load(name)
+CLASSES = np.repeat(np.arange(1, 11, dtype=np.uint8), 40).reshape(400, 1, 1) * 25 + np.zeros((2, 2), np.uint8)
+SORTED = {
+    "npy": {"f": npy(CLASSES)},
+    "npy, packed": {"f": gzip.compress(npy(CLASSES))},
+    "npy, floats": {"f": npy(CLASSES / 255)},
+    "npy, [n, 1, H, W]": {"f": npy(CLASSES[:, None])},
+    "npy, largest first": {"f": npy(CLASSES[::-1])},
+    "npz": {"f": npz(a=CLASSES)},
+    "npz, images and labels": {"f": npz(images=CLASSES, labels=CLASSES[:, 0, 0])},
+    "npz, train alone": {"f": npz(x_train=CLASSES, y_train=CLASSES[:, 0, 0])},
+    "idx": {"f": idx(CLASSES)},
+    "csv": {"f": csv(CLASSES, ["label", "p1", "p2", "p3", "p4"], before=CLASSES[:, 0, 0])},
+    "pngs by name": {f"f/{i:03}.png": png(image) for i, image in enumerate(CLASSES)},
+    "pngs by folder": {f"f/{image[0, 0]:03}/{i:03}.png": png(image) for i, image in enumerate(CLASSES)},
+}
+
+
+@pytest.mark.parametrize("case", SORTED)
+def test_own_images_are_shuffled_before_they_are_split(tmp_path, case):
+    """Images sorted by class: each class is in each split, the same ones every time; an option keeps the order."""
+    name = given(tmp_path, SORTED[case])
+    found = load(name, image_size=(2, 2))
     sets = [images(split)[:, 0, 0] for split in (found.train, found.valid, found.test)]
     assert [len(x) for x in sets] == [320, 40, 40]
     assert all(len(np.unique(x)) >= 9 for x in sets)
-    np.testing.assert_array_equal(np.sort(np.concatenate(sets)), np.sort(sorted_by_class[:, 0, 0] / np.float32(255)))
-    assert load(name).digest() == found.digest()
+    np.testing.assert_allclose(np.sort(np.concatenate(sets)), CLASSES[:, 0, 0] / 255, rtol=0, atol=1e-6)
+    assert load(name, image_size=(2, 2)).digest() == found.digest()
     assert "valid and test held out at random with seed 2016" in found.describe()
-    kept = load(name, order="file")
-    assert (images(kept.test) == np.float32(250 / 255)).all()
+    kept = load(name, image_size=(2, 2), order="file")
+    assert len(np.unique(images(kept.test))) == 1
     assert "valid and test held out from the end" in kept.describe()
     with pytest.raises(ValueError, match="order: one of shuffled, file wanted, got 'sorted'"):
         load(name, order="sorted")
