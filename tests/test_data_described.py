@@ -105,6 +105,8 @@ def test_from_tensors_with_their_parts():
     ("arguments", "error", "message"),
     [
         (([[1]],), TypeError, "train: a tensor or array wanted, got list"),
+        ((np.ma.masked_array(STROKES, mask=STROKES),), TypeError, "train: a tensor or array wanted, got MaskedArray"),
+        ((STROKES, STROKES > 0), DataError, "one type and image size wanted"),
         ((STROKES, "x"), TypeError, "valid: a tensor or array wanted, got str"),
         ((torch.zeros(9, 784, 1),), DataError, "--image-size 28x28, or reshape them"),
         ((torch.full((9, 2, 2), float("nan")),), DataError, "'tensors in memory': NaN or infinity"),
@@ -112,11 +114,21 @@ def test_from_tensors_with_their_parts():
         ((STROKES, STROKES[:0]), DataError, "at least one image, wanted"),
         ((torch.zeros(9, 2, 2, dtype=torch.complex64),), DataError, "numbers .* wanted"),
     ],
-    ids=["list", "text", "rows", "NaN", "sizes", "empty", "complex"],
+    ids=["list", "masked", "types", "text", "rows", "NaN", "sizes", "empty", "complex"],
 )
 def test_from_tensors_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
         Dataset.from_tensors(*arguments)
+
+
+def test_from_tensors_refuses_another_order():
+    with pytest.raises(ValueError, match="order: one of shuffled, file wanted, got None"):
+        Dataset.from_tensors(STROKES, order=None)
+
+
+def test_widths_of_a_type_may_differ():
+    found = Dataset.from_tensors(GREYS[:20] / 255, torch.from_numpy(GREYS[20:30]).float() / 255, GREYS[30:] / 255)
+    assert found.digest() == Dataset.from_tensors(GREYS[:20], GREYS[20:30].astype(np.int64), GREYS[30:]).digest()
 
 
 def test_a_split_is_a_torch_dataset():

@@ -6,7 +6,6 @@ DataError of one line that names it.
 
 import os
 from pathlib import Path
-from typing import get_args
 
 from vlae_fast.data.dataset import SPLIT_SEED, Dataset, Order, own_dataset
 from vlae_fast.data.files import DataError, MissingDataError
@@ -58,8 +57,6 @@ def load(
     Raises MissingDataError where a file is not there, DataError where it is not what it should be, ValueError for
     another order.
     """
-    if order not in get_args(Order):
-        raise ValueError(f"order: one of {', '.join(get_args(Order))} wanted, got {order!r}")
     name = os.fspath(name)
     if name in NAMES:
         found = _digits() if name == "digits" else load_published(name, data_dir)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -58,13 +58,14 @@ class Dataset:
         """A data set of images in memory, tensors or arrays [n, H, W], [n, 1, H, W] or [n, H, W, 1].
 
         Their values, and how what is None is held out of `train`, are as `load` has it. Raises TypeError for what is
-        neither, DataError (a ValueError) for shapes and values.
+        neither, ValueError (most are DataErrors) for shapes, values and order.
         """
         parts = {}
         for part, images in zip(PARTS, (train, valid, test), strict=True):
             if isinstance(images, Tensor):
                 images = (images.float() if images.dtype == torch.bfloat16 else images).numpy(force=True)
-            if images is not None and not isinstance(images, np.ndarray):
+            plain = isinstance(images, np.ndarray) and not isinstance(images, np.ma.MaskedArray)
+            if images is not None and not plain:
                 raise TypeError(f"{part}: a tensor or array wanted, got {type(images).__name__}")
             if images is not None:
                 parts[part] = images
@@ -103,8 +104,11 @@ class Dataset:
 def own_dataset(name: str, path: Path, parts: Mapping[str, Array], size: ImageSize | None, order: Order) -> Dataset:
     """A user's images `parts`, "train" among them: see `make_splits`; what is missing is held out of "train".
 
-    Each part that is held out is a tenth of "train", at least one image. Raises DataError, naming `path`.
+    Each part that is held out is a tenth of "train", at least one image. Raises DataError, naming `path`, and
+    ValueError for another order.
     """
+    if order not in get_args(Order):
+        raise ValueError(f"order: one of {', '.join(get_args(Order))} wanted, got {order!r}")
     there = [part for part in PARTS if part in parts]
     packed, values = make_splits(path, [parts[part] for part in there], size)
     splits = dict(zip(there, packed, strict=True))

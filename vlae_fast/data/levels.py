@@ -25,7 +25,7 @@ def make_splits(path: Path, parts: Sequence[Array], size: ImageSize | None = Non
 
     Args:
         path: named in errors.
-        parts: images of each split, all of one dtype (boolean, integer or float): [n, H, W], [n, 1, H, W] or
+        parts: images of each split, all of one kind of number (boolean, integer or float): [n, H, W], [n, 1, H, W] or
             [n, H, W, 1], or rows [n, H * W] where `size` tells their height and width.
         size: (height, width) that is wanted.
 
@@ -36,7 +36,8 @@ def make_splits(path: Path, parts: Sequence[Array], size: ImageSize | None = Non
     parts = [_images(path, part, size) for part in parts]
     _, height, width = parts[0].shape
     check_size(path, sum(map(len, parts)), height, width)
-    if len({(part.dtype, part.shape[1:]) for part in parts}) > 1:
+    kinds = {(part.dtype.kind.replace("i", "u"), part.shape[1:]) for part in parts}
+    if len(kinds) > 1:
         fail(path, f"{', '.join(f'{part.dtype} {part.shape[1:]}' for part in parts)}: one type and image size wanted")
 
     def packed(dtype: Any, dynamic: bool, pack: Callable[[Array], Array]) -> list[Split]:
