@@ -46,10 +46,10 @@ sanitizers: build/asan/done build/tsan/done
 build/asan/done: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 build/tsan/done: FLAGS := -fsanitize=thread
 build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py)
-	VLAE_FAST_CXXFLAGS="$(FLAGS)" VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
+	CXXFLAGS="$(FLAGS)" VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
 	touch $@
 
-# The CUDA build with and without nvcc; its sources as C++ (tests/cuda_sim.h), every barrier missing once, then under
+# What the CUDA kernels take; their sources as C++ (tests/cuda_sim.h), every barrier missing once, then under
 # AddressSanitizer (whose stack checks cannot follow fibers) and UndefinedBehaviorSanitizer.
 cuda-sim: .venv/installed
 	$(BIN)/pytest -q -n auto -m slow tests/test_made_cuda.py tests/test_cuda_build.py
