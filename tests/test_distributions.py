@@ -1,5 +1,6 @@
 """Posterior and prior are distributions as torch's own are, and `decode` draws from a chosen code."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 from conftest import assert_close
 from torch.distributions import Independent, Normal, kl_divergence
 
-from vlae_fast import VLAE, VLAEConfig
+from vlae_fast import VLAE, VLAEConfig, use_backend
 
 CONFIG = replace(VLAEConfig.preset("tiny"), height=5, width=4, encoder_channels=(4,), latent_size=3)
 D = CONFIG.latent_size
@@ -76,6 +77,49 @@ def test_density_is_that_of_the_draws(case):
             jacobian = torch.autograd.functional.jacobian(lambda v, c=context: q.flow(v[None], c)[0][0], z0[i])
             expected = q.base.log_prob(z0)[i] - jacobian.det().abs().log()
             assert_close(q.log_prob(z)[i].detach(), expected.detach(), "gradient")
+
+
+def gradients(loss, model, x):
+    """Of all parameters."""
+    return torch.autograd.grad(loss(model, x), list(model.parameters()), allow_unused=True)
+
+
+def log_q_of_codes(model, x):
+    return model.encode(x).log_prob(torch.linspace(-1, 1, 2 * D, dtype=x.dtype).view(2, D)).sum()
+
+
+def log_q_of_draws(model, x):
+    torch.manual_seed(1)
+    q = model.encode(x)
+    return q.log_prob(q.rsample((2,))).sum()
+
+
+def draws_of_the_prior(model, x):
+    torch.manual_seed(1)
+    return model.prior.rsample((2,)).square().sum()
+
+
+def log_p_of_codes(model, x):
+    return model.prior.log_prob(torch.linspace(-1, 1, 2 * D, dtype=x.dtype).view(2, D)).sum()
+
+
+@pytest.mark.parametrize("loss", [log_q_of_codes, log_q_of_draws, draws_of_the_prior, log_p_of_codes])
+@pytest.mark.parametrize("scale", [False, True])
+def test_gradients_are_the_same_however_they_are_computed(loss, scale):
+    """Compared with float64, where the reference differentiates through its own inversion."""
+    model, x = made(posterior="iaf", flow_scale=scale), images(2)
+    with use_backend("reference"):
+        expected = gradients(loss, copy.deepcopy(model).double(), x.double())
+        reference = gradients(loss, model, x)
+    ways = [gradients(loss, model, x), reference]
+    if scale and loss in (log_q_of_codes, draws_of_the_prior):  # 2 s each: the two that invert the flow
+        ways.append(gradients(torch.compile(loss, backend="aot_eager"), model, x))
+    for way in ways:
+        for actual, wanted in zip(way, expected, strict=True):
+            assert (actual is None) == (wanted is None)
+            if wanted is not None:
+                assert_close(actual, wanted, "network gradient")
+    assert sum(g is not None and bool(g.any()) for g in expected) > 3
 
 
 def test_what_has_no_closed_form_says_so():
