@@ -67,7 +67,7 @@ def flags(prefix: str, values: dict, defaults: dict) -> list[str]:
         flag = prefix + name.replace("_", "-")
         if isinstance(value, dict):
             found += flags(f"{flag}.", value, defaults[name])
-        elif value != defaults[name] and name not in ("height", "width"):
+        elif value != defaults[name] and name not in ("height", "width", "data_dir"):
             if isinstance(value, bool):
                 head, _, last = flag.rpartition(".")
                 found.append(f"--{head}{'.' if head else ''}{'' if value else 'no-'}{last}")

@@ -1,13 +1,16 @@
 """A run goes on from its folder alone, with the same images wherever they now lie; what may change and what may not."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from vlae_fast import TrainConfig, VLAEConfig, cli, plots
+from vlae_fast import VLAE, TrainConfig, VLAEConfig, cli, plots
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.data import load
 from vlae_fast.train import Trainer
@@ -138,6 +141,29 @@ def test_a_stranger_s_config_is_no_beginning(images, capsys):
     assert command("train", "run", *FLAGS, "--epochs", 1) == 2
     assert "run: holds a run with another config" in capsys.readouterr().err
     assert config() == {"model_type": "bert"}
+
+
+def test_what_it_started_from_may_be_gone(images):
+    VLAE(TINY).save_pretrained("m")
+    flags = ("run", "--data", "images.npy", "--start-from", "m")
+    assert command("train", *flags, "--epochs", 1) == 0
+    shutil.rmtree("m")
+    assert command("train", *flags, "--epochs", 2) == command("train", "run", "--epochs", 3) == 0
+    assert config()["training"]["start_from"] == "m"
+
+
+def test_without_file_locks_it_trains_and_says_so(images):
+    code = (
+        "import sys\n"
+        "sys.modules['fcntl'] = None  # as on Windows\n"
+        "from vlae_fast.folder_lock import FolderLock\n"
+        "import pathlib, vlae_fast.cli\n"
+        "lock = FolderLock.of(pathlib.Path('.'))\n"
+        "assert lock.in_process.acquire(blocking=False)\n"
+    )
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ".: no file locks on this system: keep other trainings out of it yourself\n"
 
 
 def test_data_dir_is_remembered(images, tmp_path, monkeypatch):
