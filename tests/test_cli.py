@@ -128,10 +128,16 @@ BAD = {
     "unknown preset": ("train --data IMAGES --out OUT --preset big", "preset: one of paper, tiny wanted, got 'big'"),
     "minutes": ("train --data IMAGES --out OUT --minutes 0", "minutes: > 0 wanted, got 0"),
     "epochs": ("train --data IMAGES --out OUT --epochs nan", "epochs: > 0 wanted, got nan"),
-    "batch size": ("train --data IMAGES --out OUT --batch-size 0", "batch_size: >= 1 wanted, got 0"),
+    "batch size": (
+        "train --data IMAGES --out OUT --batch-size 0",
+        "batch_size: a whole number in 1..65536 wanted",
+    ),
     "seed": ("train --data IMAGES --out OUT --seed -1", "seed"),
     "choice": ("train --data IMAGES --out OUT --model.prior uniform", "--model.prior"),
-    "wiring": ("train --data IMAGES --out OUT --model.wiring.block-convs 3", "spec: block_convs 1 or 2"),
+    "wiring": (
+        "train --data IMAGES --out OUT --model.wiring.block-convs 3",
+        "block_convs: a whole number",
+    ),
     "out is a file": ("train --data IMAGES --out IMAGES --epochs 1", "IMAGES"),
     "no run": ("sample EMPTY/none --out OUT.png", "no such folder"),
     "no model": ("sample EMPTY --out OUT.png", "config.json: No such file"),

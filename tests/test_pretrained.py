@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlae_fast import VLAE, checkpoint, cli, pretrained
+from vlae_fast import VLAE, VLAEConfig, checkpoint, cli, pretrained
 from vlae_fast.data import load
 
 NAME = "static-mnist"
@@ -32,11 +32,17 @@ def test_loaded_by_name_anywhere(tmp_path, monkeypatch):
         assert -model.elbo(shuffled).elbo.mean() > 200, "noise is not"
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+def test_a_folder_of_that_name_hides_the_weights_only_with_a_word(tmp_path, monkeypatch, recwarn):
     monkeypatch.chdir(tmp_path)
     Path(NAME).mkdir()
-    with pytest.raises(checkpoint.CheckpointError, match=r"config.json: No such file"):
-        VLAE.from_pretrained(NAME)
+    assert VLAE.from_pretrained(NAME).config == VLAEConfig.preset("paper"), "no model in it: the weights that ship"
+    assert not recwarn
+    VLAE(VLAEConfig.preset("tiny")).save_pretrained(NAME)
+    with pytest.warns(UserWarning, match=f"^{NAME}: the model in this folder, not the weights of that name that ship"):
+        assert VLAE.from_pretrained(NAME).config == VLAEConfig.preset("tiny")
+    recwarn.clear()
+    assert VLAE.from_pretrained(tmp_path / NAME).config == VLAEConfig.preset("tiny")
+    assert not recwarn
 
 
 def test_small_and_of_stated_origin():

@@ -1,11 +1,14 @@
 """What a model and a training are made of: frozen dataclasses, checked on creation, and named presets."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from vlae_fast.checks import real, shown, whole
 
 try:  # flags are made from these classes where the extra `cli` is installed
     from tyro.conf import Suppress
@@ -16,39 +19,88 @@ __all__ = ["PixelCNNSpec", "TrainConfig", "VLAEConfig", "from_dict"]
 
 T = TypeVar("T")
 
+MOST = 65_536
+"""Largest side of an image, number of channels, of units and of dimensions of z."""
+MOST_NUMBERS = 2**30
+"""Largest size of a tensor: the weights of a layer, the feature maps of an image."""
+MOST_BLOCKS = 1024
+"""Largest number of masked layers, of 1x1 blocks and of steps of a flow."""
+_ANY: Any = (0, 2**63 - 1)
 
-def _check(config: Any, name: str, condition: bool, wanted: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}: {wanted} wanted, got {getattr(config, name)!r}")
 
+def _normalise(config: Any, **bounds: tuple[float, float]) -> None:
+    """Makes every field a plain Python value of its declared type, within its bounds: callers and files hold anything.
 
-def _check_types(config: Any) -> None:
-    """Values of the declared types, as a JSON file may hold anything."""
+    Raises TypeError or ValueError that names the field.
+    """
     for name, hint in get_type_hints(type(config)).items():
-        _check(config, name, _fits(getattr(config, name), hint), _WORDS.get(hint, f"a value of {hint}"))
+        object.__setattr__(config, name, _plain(name, getattr(config, name), hint, bounds.get(name, _ANY)))
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(type(v) is int for v in value)
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, choice) for choice in get_args(hint))
+def _plain(name: str, value: Any, hint: Any, bounds: Any) -> Any:
+    if hint is int:
+        return whole(name, value, *bounds)
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is hint
+        return _in_range(name, real(name, value), *bounds)
+    if hint is bool:
+        return _flag(name, value)
+    if hint is str:
+        return _text(name, value)
+    if get_origin(hint) is Literal:
+        return _choice(name, value, get_args(hint))
+    if get_origin(hint) is UnionType:  # X | None
+        return None if value is None else _plain(name, value, get_args(hint)[0], bounds)
+    if get_origin(hint) is tuple:
+        return _wholes(name, value, *bounds)
+    if not isinstance(value, hint):
+        raise TypeError(f"{name}: {hint.__name__} wanted, got {shown(value)}")
+    return value
 
 
-_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+def _in_range(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise ValueError(f"{name}: a number in {least:g}..{most:g} wanted, got {value:g}")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: true or false wanted, got {shown(value)}")
+    return bool(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: a text wanted, got {shown(value)}")
+    if len(value) > 4096 or "\0" in value:  # texts are names of files
+        raise ValueError(f"{name}: at most 4096 characters, none of them NUL, wanted, got {shown(value)}")
+    return str(value)
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name}: one of {', '.join(choices)} wanted, got {shown(value)}")
+    return str(value)
+
+
+def _wholes(name: str, value: Any, least: int, most: int) -> tuple[int, ...]:
+    values = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise TypeError(f"{name}: whole numbers wanted, got {shown(value)}")
+    if len(values) > MOST_BLOCKS:
+        raise ValueError(f"{name}: at most {MOST_BLOCKS} numbers wanted, got {len(values)}")
+    return tuple(whole(f"{name}[{i}]", v, least, most) for i, v in enumerate(values))
 
 
 @dataclass(frozen=True)
 class PixelCNNSpec:
-    """Wiring of a PixelCNN: how L mask-B layers and P 1x1 blocks form residual blocks."""
+    """Wiring of a PixelCNN: how L mask-B layers and P 1x1 blocks form residual blocks.
+
+    Raises TypeError or ValueError that names the field.
+    """
 
     residual_scale: float = 1.0
-    """Factor of every residual branch."""
+    """Factor of every residual branch, at most a million."""
     block_convs: int = 1
     """Masked convolutions in a residual block: 1 or 2."""
     pointwise_after: tuple[int, ...] | None = None
@@ -57,32 +109,39 @@ class PixelCNNSpec:
     """Image pixels whose row or column is no multiple of it are fed to the network as 0."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        _normalise(
+            self,
+            residual_scale=(-1e6, 1e6),
+            block_convs=(1, 2),
+            pointwise_after=(0, MOST_BLOCKS),
+            visible_stride=(1, MOST),
+        )
 
     def pointwise_positions(self, pointwise_blocks: int, layers: int) -> tuple[int, ...]:
         """`pointwise_after` with its default filled in, for P 1x1 blocks and L mask-B layers.
 
         Raises ValueError where the wiring does not fit these numbers.
         """
-        if self.block_convs not in (1, 2) or layers % self.block_convs:
-            raise ValueError(
-                f"spec: block_convs 1 or 2 and a divisor of {layers} layers wanted, got {self.block_convs}"
-            )
-        if self.visible_stride < 1:
-            raise ValueError(f"spec: visible_stride >= 1 wanted, got {self.visible_stride}")
-        after = tuple(range(pointwise_blocks)) if self.pointwise_after is None else tuple(self.pointwise_after)
+        if layers % self.block_convs:
+            raise ValueError(f"spec: block_convs: a divisor of {layers} layers wanted, got {self.block_convs}")
+        after = tuple(range(pointwise_blocks)) if self.pointwise_after is None else self.pointwise_after
         blocks = layers // self.block_convs
         if len(after) != pointwise_blocks or any(not 0 <= position < blocks for position in after):
             raise ValueError(
                 f"spec: pointwise_after with {pointwise_blocks} positions (one for each 1x1 block) in 0..{blocks - 1} "
-                f"wanted, got {after}"
+                f"wanted, got {shown(after)}"
             )
         return after
 
 
 @dataclass(frozen=True)
 class VLAEConfig:
-    """A model: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
+    """A model: the paper's appendix A by default.
+
+    Fields take numbers of Python, numpy and torch, and lists. Raises TypeError or ValueError that names the field where
+    one makes no sense or is beyond what can be meant: sides, channels, units and dimensions of z go up to 65,536,
+    layers, blocks and steps up to 1,024, halvings of the image up to 16, and no tensor holds more than 2**30 numbers.
+    """
 
     height: Annotated[int, Suppress] = 28
     """Rows of an image, pixels. No flag of its own: the data tell."""
@@ -122,17 +181,34 @@ class VLAEConfig:
     """How the PixelCNN's layers form residual blocks."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        for name in ("height", "width", "latent_size", "dense_units", "flow_steps", "flow_hidden", "pixelcnn_channels"):
-            _check(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("pixelcnn_layers", "pointwise_blocks"):
-            _check(self, name, getattr(self, name) >= 0, ">= 0")
-        _check(self, "context_maps", self.context_maps >= 1, ">= 1")
-        channels = self.encoder_channels
-        _check(self, "encoder_channels", len(channels) > 0 and min(channels) >= 1, "one or more numbers >= 1")
+        sizes = dict.fromkeys(("height", "width", "latent_size", "encoder_channels", "dense_units"), (1, MOST))
+        sizes |= dict.fromkeys(("flow_hidden", "context_maps", "pixelcnn_channels"), (1, MOST))
+        counts = dict.fromkeys(("pixelcnn_layers", "pointwise_blocks"), (0, MOST_BLOCKS))
+        _normalise(self, **sizes, **counts, flow_steps=(1, MOST_BLOCKS))
+        if not 1 <= len(self.encoder_channels) <= 16:
+            raise ValueError(f"encoder_channels: 1 to 16 numbers wanted, got {len(self.encoder_channels)}")
+        self._check_tensors()
         if self.conditioning != "latent":
-            _check(self, "decoder", self.decoder == "pixelcnn", "pixelcnn where there is no latent code")
+            _choice("decoder", self.decoder, ("pixelcnn",))  # nothing else is left where there is no latent code
         self.wiring.pointwise_positions(self.pointwise_blocks, self.pixelcnn_layers)
+
+    def _check_tensors(self) -> None:
+        """Each field is within its bounds: so are their products?"""
+        C, K, L, P = self.pixelcnn_channels, self.context_maps, self.pixelcnn_layers, self.pointwise_blocks
+        D, M, T, channels = self.latent_size, self.flow_hidden, self.flow_steps, self.encoder_channels
+        coded = channels[-1] * -(-self.height // 2 ** len(channels)) * -(-self.width // 2 ** len(channels))
+        for fields, numbers in {
+            "height, width, pixelcnn_channels, context_maps": self.height * self.width * max(C, K),
+            "pixelcnn_channels, pixelcnn_layers, pointwise_blocks": C * C * max(9 * L, 2 * P),
+            "pixelcnn_channels, context_maps": 9 * C * (1 + K),
+            "encoder_channels, context_maps": 9 * max(channels) * max(*channels, K),
+            "height, width, encoder_channels, dense_units": self.dense_units * coded,
+            "dense_units, latent_size": self.dense_units * 2 * D,
+            "flow_steps, flow_hidden, latent_size": T * M * max(M, 2 * D),
+            "flow_steps, flow_hidden, dense_units": T * M * self.dense_units,
+        }.items():
+            if numbers > MOST_NUMBERS:
+                raise ValueError(f"{fields}: tensors of at most {MOST_NUMBERS:,} numbers wanted, got {numbers:,}")
 
     @staticmethod
     def preset(name: str) -> "VLAEConfig":
@@ -162,7 +238,11 @@ _PRESETS = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training: the paper's appendix A by default. Raises ValueError for a field that makes no sense."""
+    """A training: the paper's appendix A by default.
+
+    Raises TypeError or ValueError that names the field where one makes no sense or is beyond what can be meant: batches
+    go up to 65,536 images, times and counts up to a thousand million, texts up to 4,096 characters.
+    """
 
     data: str = "static-mnist"
     """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz, idx, CSV or a folder of PNGs
@@ -205,33 +285,33 @@ class TrainConfig:
     """Seed of the initial weights, the order of the images and all noise."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        for name in ("learning_rate", "gradient_limit", "validation_epochs", "checkpoint_minutes"):
-            _check(self, name, getattr(self, name) > 0, "> 0")
-        for name in ("batch_size", "validation_images"):
-            _check(self, name, getattr(self, name) >= 1, ">= 1")
-        _check(self, "anneal_from", self.anneal_from >= 0, ">= 0")
-        wanted = f"0, or more than anneal_from = {self.anneal_from:g}"
-        _check(self, "anneal_to", self.anneal_from < self.anneal_to or self.anneal_to == self.anneal_from == 0, wanted)
-        _check(self, "polyak", 0 <= self.polyak < 1, "in [0, 1)")
-        _check(self, "free_bits_nats", self.free_bits_nats >= 0, ">= 0")
-        _check(self, "seed", 0 <= self.seed < 2**63, "in 0..2**63-1")
+        positive = dict.fromkeys(("gradient_limit", "validation_epochs", "checkpoint_minutes"), (1e-9, 1e9))
+        others = dict.fromkeys(("anneal_from", "anneal_to", "free_bits_nats"), (0.0, 1e9))
+        _normalise(
+            self,
+            **positive,
+            **others,
+            learning_rate=(1e-12, 1000.0),
+            batch_size=(1, MOST),
+            validation_images=(1, 10**9),
+            polyak=(0.0, 1.0 - 2**-24),
+        )
+        if not (self.anneal_from < self.anneal_to or self.anneal_to == self.anneal_from == 0):
+            raise ValueError(
+                f"anneal_to: 0, or more than anneal_from = {self.anneal_from:g} wanted, got {self.anneal_to:g}"
+            )
 
 
 def from_dict(cls: type[T], values: Any, where: str) -> T:
     """A config dataclass from what a JSON file holds; raises ValueError that names `where` and the field."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: an object wanted, got {type(values).__name__}")
+        raise ValueError(f"{where}: an object wanted, got {shown(values)}")
     hints = get_type_hints(cls)
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise ValueError(f"{where}: unknown field {sorted(map(str, unknown))[0]!r}")
-    arguments = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value, f"{where}.{name}")
-        arguments[name] = tuple(value) if isinstance(value, list) else value
+    for name in values:
+        if name not in hints:
+            raise ValueError(f"{where}: unknown field {shown(name)}")
+    nested = {name: hints[name] for name in values if dataclasses.is_dataclass(hints[name])}
     try:
-        return cls(**arguments)
-    except ValueError as error:
+        return cls(**{k: from_dict(nested[k], v, k) if k in nested else v for k, v in values.items()})
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None

@@ -190,6 +190,8 @@ class MADEFlow(_Initializable):
         self.hidden1_v, self.hidden2_v, self.output_v = _random(T, M, D), _random(T, M, M), _random(T, R, M)
         self.hidden1_g, self.hidden2_g, self.output_g = (nn.Parameter(torch.ones(T, n)) for n in (M, M, R))
         self.hidden1_b, self.hidden2_b, self.output_b = (nn.Parameter(torch.zeros(T, n)) for n in (M, M, R))
+        with torch.no_grad():
+            self.output_g[:, D:] = 0.0  # a new step does not scale: exp(s) of step upon step would overflow
         self.set_constants()
 
     degrees: Tensor

@@ -367,14 +367,14 @@ class VLAE(nn.Module):
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
         """A model from shipped weights, or a folder that `save_pretrained` or a training wrote; no code is executed.
 
-        Raises CheckpointError (a ValueError) that names the file at fault.
+        It is float32, on torch's default device; torch's random state stays as it is. A folder goes before shipped
+        weights of its name. Raises CheckpointError (a ValueError) that names the file at fault.
         """
         folder = pretrained.folder_of(name_or_folder)
-        config = pretrained.config_of(folder)
         with torch.device("meta"):
-            wanted = cls(config).state_dict()
-        model = cls(config)
-        model.load_state_dict(pretrained.tensors_of(folder, wanted))
+            model = cls(pretrained.config_of(folder)).float()
+        tensors = pretrained.tensors_of(folder, model.state_dict())
+        model.to_empty(device=torch.get_default_device()).load_state_dict(tensors)
         return model
 
     def _like(self) -> Tensor:

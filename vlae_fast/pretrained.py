@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,30 @@ def shipped() -> list[str]:
 
 
 def folder_of(name_or_folder: str | Path) -> Path:
-    """An existing folder as it is, or that of the shipped weights of this name. Raises CheckpointError for neither."""
+    """An existing folder as it is, or that of the shipped weights of this name. Raises CheckpointError for neither.
+
+    A folder of such a name goes first if it holds a model, and a warning says so.
+    """
     folder = Path(name_or_folder)
+    if str(name_or_folder) in shipped():
+        if not os.path.lexists(folder / "config.json"):
+            return _WEIGHTS / name_or_folder
+        warnings.warn(f"{folder}: the model in this folder, not the weights of that name that ship", stacklevel=2)
     if folder.is_dir():
         return folder
-    if str(name_or_folder) in shipped():
-        return _WEIGHTS / name_or_folder
     raise CheckpointError(f"{folder}: no such folder, and no weights of that name ({', '.join(shipped())})")
 
 
 def config_of(folder: Path) -> VLAEConfig:
-    """Configuration of the model in a folder. Raises CheckpointError, or ValueError that names the field at fault."""
+    """Configuration of the model in a folder. Raises CheckpointError that names the file and the field at fault."""
     path = folder / "config.json"
     content = read_json(path)
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError(f"{path}: no object with a field 'model'")
-    return from_dict(VLAEConfig, content["model"], str(path))
+    try:
+        return from_dict(VLAEConfig, content["model"], str(path))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def save(folder: Path, config: VLAEConfig, tensors: Mapping[str, Tensor]) -> None:

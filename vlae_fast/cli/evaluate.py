@@ -83,7 +83,8 @@ class Evaluate(ModelOptions):
                 samples=self.samples,
                 subset=self.subset,
                 seed=self.seed,
-                folder=folder if folder.is_dir() else None,  # shipped weights' folder is not ours to write to
+                # The folder of shipped weights is not ours to write to.
+                folder=folder if (folder / "config.json").exists() else None,
                 report=report,
             )
 
