@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlae_fast import VLAE, VLAEConfig, evaluate
+from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, evaluate
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.data import Split
 
@@ -110,6 +110,41 @@ def test_under_torch_compile(call, model):
     compiled = torch.compile(getattr(model, call), backend="aot_eager", fullgraph=True)
     for seed in (2**64 - 1, 3) if call == "sample" else (3,):
         torch.testing.assert_close(compiled(*arguments, **options, seed=seed), method(seed=seed), rtol=1e-5, atol=1e-3)
+
+
+# --- new models -------------------------------------------------------------------------------------------------
+
+SCALED = VLAEConfig(flow_scale=True, posterior="iaf")
+NEW = {
+    "paper": VLAEConfig(),
+    "scale": SCALED,
+    "scale, other seed": SCALED,
+    "scale, Gaussian prior": replace(SCALED, prior="gaussian"),
+    "scale, Gaussian posterior": replace(SCALED, posterior="gaussian"),
+    "scale, factorized": replace(SCALED, decoder="factorized"),
+    "many steps": replace(SCALED, flow_steps=24, flow_hidden=128),
+    "many dimensions": replace(SCALED, latent_size=300, flow_hidden=301),
+    "one dimension": replace(SCALED, latent_size=1, flow_hidden=1),
+    "wide": replace(SCALED, flow_hidden=1500, flow_steps=2),
+    "deep": VLAEConfig(pixelcnn_layers=60, wiring=PixelCNNSpec()),
+    "other image": replace(SCALED, height=3, width=70),
+}
+
+
+@pytest.mark.parametrize("case", NEW)
+def test_a_new_model_is_usable_at_once(case):
+    """Finite before any initialisation, and so trainable: scales upon scales of a flow once gave NaN."""
+    torch.manual_seed(list(NEW).index(case))
+    config = NEW[case]
+    new = VLAE(config)
+    x = (torch.rand(2, 1, config.height, config.width) < 0.3).float()
+    bound = new.elbo(x)
+    assert all(part.isfinite().all() for part in bound)
+    (-bound.elbo.mean()).backward()
+    assert all(p.grad.isfinite().all() for p in new.parameters())
+    for drawn in (new.sample(2), new.reconstruct(x)):
+        assert 0.02 < drawn.mean() < 0.98, "NaN logits would give blank images"
+    assert new.prior.sample((2,)).isfinite().all()
 
 
 # --- odd batches and values --------------------------------------------------------------------------------------

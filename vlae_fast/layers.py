@@ -1,7 +1,8 @@
 """Modules that hold parameters, weight-normalised (Salimans & Kingma 2016, arXiv:1602.07868): w = g * v / |v|.
 
-A new layer has g = 1 and b = 0. A forward pass inside `initialization(model)` sets g and b of every layer, one after
-the other, so that its outputs over the batch have mean 0 and a small standard deviation.
+A new layer has g = 1 and b = 0, only the log-scales of a flow have g = 0. A forward pass inside `initialization(model)`
+sets g and b of every layer, one after the other, so that its outputs over the batch have mean 0 and a small standard
+deviation.
 """
 
 from collections.abc import Callable, Iterator
