@@ -204,6 +204,7 @@ REFUSED = {
         "15 of 16 columns have a number in their name, 20 pixels wanted",
     ),
     "csv, label unclear": ({"f.csv": csv(A, before=LABELS)}, SIZE, "Name them in a first line, as in label,p1,p2"),
+    "csv, one label": ({"f.csv": csv(A, before=[3] * 12)}, SIZE, "Name them in a first line, as in label,p1,p2"),
     "csv, lines differ": ({"f.csv": csv(A) + b",1"}, SIZE, "line 12 of numbers has not the 15 columns"),
     "csv, words": ({"f.csv": csv(A) + b"\n" + b"x," * 14 + b"x"}, SIZE, "could not convert"),
     "csv, a gap": ({"f.csv": csv(A) + b"\n" + b"," * 14}, SIZE, "could not convert"),

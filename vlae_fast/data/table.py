@@ -24,7 +24,7 @@ def read_table(source: Source, size: ImageSize | None) -> Array:
     """Rows of pixels [n, P], uint8 or float32, of lines of numbers with commas, semicolons, tabs or spaces between.
 
     In a first line of names those with a number are pixels. Without one, a column more than `size` has pixels is the
-    label, first or last, whichever of the two is not the same in all lines. Raises DataError.
+    label, first or last, if the other one of the two is 0 in all lines. Raises DataError.
     """
     lines = _lines(source)
     first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # what Excel writes in front
@@ -40,13 +40,13 @@ def read_table(source: Source, size: ImageSize | None) -> Array:
         source.fail(f"{what}, {pixels or 'some'} pixels wanted, and a label at most")
     rows = _numbers(source, lines if named is not None else chain([first], lines), mark, len(names), columns)
     if label:
-        ends = [bool((rows[:, end] == rows[0, end]).all()) for end in (0, -1)]
-        if ends[0] == ends[1]:
+        paper = [not rows[:, end].any() for end in (0, -1)]
+        if paper[0] == paper[1]:
             source.fail(
                 f"{len(columns)} columns, one more than pixels, first or last a label? "
                 "Name them in a first line, as in label,p1,p2,..."
             )
-        rows = rows[:, 1:] if ends[1] else rows[:, :-1]
+        rows = rows[:, 1:] if paper[1] else rows[:, :-1]
     return rows
 
 
