@@ -1,8 +1,10 @@
 """What all tests share: the one table of tolerances, and random arguments of the ops."""
 
 import os
+from collections.abc import Iterator
 
-os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: the kernels' tests run on the CPU
+# The tests of Triton kernels run on the CPU: interpreted, or compiled for an architecture, as VLAE_FAST_PTX=80 says.
+os.environ["TRITON_INTERPRET"] = "0" if "VLAE_FAST_PTX" in os.environ else "1"  # before anything imports Triton
 
 import pytest
 import torch
@@ -37,6 +39,17 @@ def assert_close(actual: Tensor, expected: Tensor, kind: str = "value", scale: f
 def _same_start() -> None:
     torch.manual_seed(0)
     torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile switches it off for the process
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_kernels() -> Iterator[None]:
+    if "VLAE_FAST_PTX" not in os.environ:
+        yield
+        return
+    from ptx import executor
+
+    with executor.installed(int(os.environ["VLAE_FAST_PTX"])):
+        yield
 
 
 def pixelcnn_params(C=12, K=4, L=5, P=4, S=1, scale=1.0, dtype=torch.float32) -> PixelCNNParams:

@@ -335,6 +335,36 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   return cudaSuccess;
 }
 
+#ifdef CUDA_SIM_PTX
+// Launches go to tests/ptx/cuda.py, which runs what nvcc compiled: the kernel by its place in this library, and its
+// parameters as a GPU gets them.
+#include <dlfcn.h>
+extern "C" {
+__attribute__((visibility("default"))) inline int (*cuda_sim_launch)(std::size_t kernel, unsigned blocks,
+                                                                     unsigned threads, std::size_t shared_bytes,
+                                                                     const void* parameters,
+                                                                     std::size_t parameter_bytes) = nullptr;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  if (config->dynamicSmemBytes > cuda_sim::shared_limit) return cudaErrorInvalidValue;
+  std::vector<unsigned char> packed;
+  auto add = [&](const auto& value) {
+    const std::size_t place =
+        (packed.size() + alignof(decltype(value)) - 1) / alignof(decltype(value)) * alignof(decltype(value));
+    packed.resize(place + sizeof value);
+    std::memcpy(packed.data() + place, &value, sizeof value);
+  };
+  (add(static_cast<Parameters>(arguments)), ...);
+  Dl_info library;
+  dladdr(reinterpret_cast<void*>(kernel), &library);
+  const std::size_t place = reinterpret_cast<std::size_t>(kernel) - reinterpret_cast<std::size_t>(library.dli_fbase);
+  return cuda_sim_launch(place, config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, packed.data(),
+                         packed.size());
+}
+#else
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
@@ -359,3 +389,4 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   return cudaSuccess;
 }
+#endif

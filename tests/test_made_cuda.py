@@ -11,6 +11,7 @@ import cuda_sim
 import pytest
 import torch
 from conftest import made_params
+from ptx import cuda
 from test_made_native import arguments, check_against_reference
 
 from vlae_fast import gpu, masks
@@ -28,8 +29,12 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def simulated() -> ModuleType:
-    return cuda_sim.load(cuda_sim.build(BUILD / ("cuda-sim-sanitized" if FLAGS else "cuda-sim"), flags=FLAGS))
+def simulated() -> Iterator[ModuleType]:
+    if "VLAE_FAST_PTX" in os.environ:  # what nvcc makes of the kernels, executed
+        with cuda.module(int(os.environ["VLAE_FAST_PTX"])) as (module, _):
+            yield module
+        return
+    yield cuda_sim.load(cuda_sim.build(BUILD / ("cuda-sim-sanitized" if FLAGS else "cuda-sim"), flags=FLAGS))
 
 
 @pytest.fixture(autouse=True)
