@@ -176,7 +176,6 @@ def pixelcnn_sample_kernel(
         n = block * IMAGES + g
         for k in range(ring_rows):
             tl.store(ring + k * LANES + lanes, tl.zeros([LANES], tl.float32))
-        tl.debug_barrier()
         for s in range(steps):
             if (s % T == 0) & (s // T * R < H):  # lane 0 begins a row: context for R rows
                 for chunk in range(tl.cdiv(R * W * IMAGES, PIXELS)):

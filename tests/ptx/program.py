@@ -73,6 +73,8 @@ class Program:
     """A row an instruction: struct Instruction of machine.h."""
     texts: list[str] = field(default_factory=list)
     """Each instruction as it stands in the PTX."""
+    sources: list[str] = field(default_factory=list)
+    """Where each comes from, "file.py:line:column", as far as the PTX says."""
     registers: list[int] = field(default_factory=lambda: [0, 0, 0])
     """Count in each file."""
     constants: list[tuple[int, int, int]] = field(default_factory=list)
@@ -104,7 +106,7 @@ def _split(text: str) -> tuple[tuple[str, str], str, list[str]]:
 
 def parse(ptx: str) -> dict[str, Program]:
     """All kernels of a PTX module."""
-    ptx = re.sub(r"//[^\n]*", "", ptx)
+    ptx = re.sub(r"//(?! [\w.]+:\d+:\d+)[^\n]*", "", ptx)  # all comments but those of .loc
     shared: dict[str, int] = {}  # symbol -> offset
     static = 0
     for align, size, name, count in re.findall(r"\.shared\s+\.align\s+(\d+)\s+\.b(\d+)\s+(\w+)\[(\d*)\]", ptx):
@@ -143,19 +145,24 @@ class _Reader:
         self.slots: dict[object, int] = {}
         self._parameters(parameters)
         statements, labels = [], {}
-        body = re.sub(r"^\s*\.(loc|file|pragma|section)\b.*$", "", body, flags=re.MULTILINE)
+        body = re.sub(r"^\s*\.loc\b.*?(?:// (\S+).*)?$", r"\1;", body, flags=re.MULTILINE)
+        body = re.sub(r"^\s*\.(file|pragma|section)\b.*$", "", body, flags=re.MULTILINE)
+        source = ""
         for statement in body.split(";"):
             text = statement.strip().lstrip("{} \n\t")
             while label := re.match(r"(\$?\w+):\s*", text):
                 labels[label[1]] = len(statements)
                 text = text[label.end() :]
-            if text.startswith(".reg"):
+            if re.fullmatch(r"[\w.]+:\d+:\d+", text):
+                source = text
+            elif text.startswith(".reg"):
                 kind, prefix = re.fullmatch(r"\.reg\s+\.(\w+)\s+(%\w+?)(?:<\d+>)?", text).groups()  # type: ignore[union-attr]
                 self.kinds[prefix] = 2 if kind == "pred" else 1 if kind.endswith("64") else 0
             elif text.startswith("."):
                 raise UnknownPTXError(text)
             elif text:
                 statements.append(text)
+                self.program.sources.append(source)
         self.labels = labels
         rows = [self._row(text) for text in statements]
         self.program.texts = statements

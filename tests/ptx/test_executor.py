@@ -97,7 +97,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("body", "values", "expected"), WORDS, ids=[w[0].split(";")[0] + f" {w[1]}" for w in WORDS])
+@pytest.mark.parametrize(("body", "values", "expected"), WORDS, ids=[f"{w[0].split(';')[0]} {w[1]}" for w in WORDS])
 def test_instruction(body, values, expected):
     loads = "".join(f"mov.u32 %r{2 + i}, {v}; cvt.s64.s32 %rd{5 + i}, %r{2 + i};\n" for i, v in enumerate(values))
     assert (execute(f"{loads}{body};\nst.global.u32 [%rd3], %r9;") == expected).all()
