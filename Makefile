@@ -5,7 +5,7 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim fuzz kill docs examples \
+.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples \
   gpu-report wheel clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
@@ -14,7 +14,7 @@ demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint gpu-kernels isa aarch64 sanitizers cuda-sim fuzz kill docs examples gpu-report wheel  ## the long checks
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples gpu-report wheel  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -55,6 +55,14 @@ cuda-sim: .venv/installed
 	$(BIN)/pytest -q -n auto -m slow tests/test_made_cuda.py tests/test_cuda_build.py
 	CUDA_SIM_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0" \
 	  tests/sanitized . asan -m "not slow" tests/test_made_cuda.py
+
+# What Triton and nvcc make of the kernels, executed on the CPU (tests/ptx): their own tests, any order of threads, every
+# barrier missing once, planted faults.
+COMPILED_TESTS := tests/test_masked_conv_gpu.py tests/test_pixelcnn_gpu.py tests/test_pixelcnn_sample_gpu.py \
+  tests/test_made_cuda.py tests/ptx/test_kernels.py
+ptx: .venv/installed
+	for architecture in 80 90; do \
+	  VLAE_FAST_PTX=$$architecture $(BIN)/pytest -q -n auto -m "not slow" $(COMPILED_TESTS) || exit 1; done
 
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz_data.py --files 15000

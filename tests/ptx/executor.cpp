@@ -12,6 +12,13 @@
 namespace ptx {
 namespace {
 
+constexpr int pipes = 8;
+
+struct Cost {
+  std::int64_t pipe;       // of `pipes`
+  double cycles, latency;  // for which that pipe is taken from all warps; until the result can be read
+};
+
 struct Launch {
   const Instruction* program;
   std::int64_t length, word_registers, long_registers, predicate_registers;
@@ -23,11 +30,79 @@ struct Launch {
   std::int64_t parameter_bytes, grid[3], threads, shared_bytes;
   const std::uint64_t* regions;  // [region_count][2]: address, bytes
   std::int64_t region_count, order, most_instructions, races;
-  std::int64_t* counts;  // [length], added to: how often warps took each instruction
+  std::int64_t* counts;            // [length], added to: how often warps took each instruction
+  const Cost* costs;               // [length], or null: what each instruction takes of a multiprocessor
+  double barrier_cycles, *cycles;  // written: of the slowest block, by the chain of dependent instructions between
+                                   // barriers, by the busiest pipe between them, and by the longer one of the two
 };
 
 enum Special { thread_x, thread_yz, block_x, block_y, block_z, threads_x, one, blocks_x, blocks_y, blocks_z, lane_id };
 enum Order { rising, falling, shuffled };
+
+// A model of time: a warp issues an instruction a cycle, once its operands are there; between two branches in the order
+// that suits, as ptxas arranges them.
+class Clock {
+ public:
+  void begin_block(std::size_t warps, std::int64_t words, std::int64_t longs, std::int64_t predicates) {
+    warps_.assign(warps, {});
+    for (Timeline& t : warps_)
+      for (int file = 0; file < 3; ++file)
+        t.ready[file].assign(static_cast<std::size_t>(file == 0 ? words : file == 1 ? longs : predicates), 0.0);
+    std::fill_n(used_, pipes, 0.0);
+    issued_ = start_ = chain = busy = both = 0;
+  }
+
+  void take(std::size_t warp, const Instruction& at, const Cost& cost, double wavefronts) {
+    Timeline& t = warps_[warp];
+    double now = t.begin;
+    const char* const signature = table[at.op].signature;
+    std::size_t results = 0;
+    while (signature[results] != ':') ++results;
+    if (at.guard >= 0) now = std::max(now, t.ready[2][static_cast<std::size_t>(at.guard)]);
+    for (std::size_t i = results; signature[i + 1]; ++i)
+      if (double* ready = place(t, at, signature[i + 1], i)) now = std::max(now, *ready);
+    for (std::size_t i = 0; i < results; ++i)
+      if (double* ready = place(t, at, signature[i], i)) *ready = now + cost.latency;
+    t.last = std::max(t.last, now);
+    t.issued += cost.cycles > 0 ? 1 : 0;
+    if (at.op < controls) t.finish();
+    used_[cost.pipe] += cost.cycles * wavefronts;
+    issued_ += cost.cycles > 0 ? 0.25 : 0;  // four schedulers
+  }
+
+  void barrier(double cycles) {
+    double last = start_, most = issued_;
+    for (Timeline& t : warps_) t.finish(), last = std::max(last, t.begin);
+    for (double& used : used_) most = std::max(most, used), used = 0;
+    chain += last - start_ + cycles;
+    busy += most;
+    both += std::max(last - start_ + cycles, most);
+    start_ = last + cycles;
+    issued_ = 0;
+    for (Timeline& t : warps_) t.begin = t.last = start_;
+  }
+
+  double chain, busy, both;
+
+ private:
+  struct Timeline {
+    double begin = 0, last = 0, issued = 0;  // of the instructions since the last branch
+    std::vector<double> ready[3];
+    void finish() { begin = last = std::max(last, begin + issued), issued = 0; }
+  };
+  std::vector<Timeline> warps_;
+  double used_[pipes], issued_, start_;
+
+  static double* place(Timeline& t, const Instruction& at, char letter, std::size_t i) {
+    const std::int64_t number = at.operand[i];
+    if (letter == '-' || number < 0) return nullptr;
+    const char* const name = table[at.op].name;
+    const bool shared_address = std::strstr(name, "cp.async") ? i == 0 : std::strstr(name, "shared") != nullptr;
+    const std::size_t file = letter == 'p' ? 2 : letter == 'w' || (letter == 'm' && shared_address) ? 0 : 1;
+    return static_cast<std::size_t>(number) < t.ready[file].size() ? &t.ready[file][static_cast<std::size_t>(number)]
+                                                                   : nullptr;
+  }
+};
 
 class Runner {
  public:
@@ -35,6 +110,7 @@ class Runner {
     m_.parameters = launch.parameters;
     m_.parameter_bytes = static_cast<std::size_t>(launch.parameter_bytes);
     m_.races = launch.races;
+    m_.timed = launch.costs != nullptr;
     for (std::int64_t i = 0; i < launch.region_count; ++i)
       m_.global.emplace_back(launch.regions[2 * i], launch.regions[2 * i + 1]);
     if (m_.global.empty()) m_.global.emplace_back(0, 0);
@@ -60,6 +136,7 @@ class Runner {
   const Launch& launch_;
   Machine m_;
   std::vector<Warp> warps_;
+  Clock clock_;
   std::int64_t taken_ = 0;
   std::uint64_t random_ = 1;
 
@@ -80,6 +157,8 @@ class Runner {
     m_.shared_bytes.assign(static_cast<std::size_t>(launch_.shared_bytes), 0xff);  // NaN
     m_.shared = Region(0, static_cast<std::uint64_t>(launch_.shared_bytes));
     for (std::size_t i = 0; i < warps_.size(); ++i) begin(warps_[i], static_cast<int>(i), block);
+    if (launch_.costs)
+      clock_.begin_block(warps_.size(), launch_.word_registers, launch_.long_registers, launch_.predicate_registers);
     std::vector<Warp*> order;
     for (Warp& w : warps_) order.push_back(&w);
     arrange(order);
@@ -94,6 +173,8 @@ class Runner {
       release();
       if (launch_.order == shuffled) arrange(order);
     }
+    if (launch_.costs && clock_.both > launch_.cycles[2])
+      launch_.cycles[0] = clock_.chain, launch_.cycles[1] = clock_.busy, launch_.cycles[2] = clock_.both;
   }
 
   void begin(Warp& w, int number, std::int64_t block) {
@@ -133,6 +214,11 @@ class Runner {
     }
   }
 
+  void note_time(const Warp& w, const Instruction& at) {
+    if (!launch_.costs) return;
+    clock_.take(static_cast<std::size_t>(w.first_thread / warp_size), at, launch_.costs[pc], m_.wavefronts);
+  }
+
   // The barrier opens once every thread of the block waits there.
   void release() {
     bool any = false, all = true;
@@ -142,6 +228,7 @@ class Runner {
       all &= w.live != 0;
     }
     if (any && !all) fail("a barrier that not all threads reach");
+    if (launch_.costs) clock_.barrier(any ? launch_.barrier_cycles : 0);
     for (Warp& w : warps_) w.waiting = 0, ++w.epoch;
   }
 
@@ -176,10 +263,13 @@ class Runner {
       Mask mask = w.active;
       if (at.guard >= 0) mask &= at.negated ? ~w.predicates[at.guard] : w.predicates[at.guard];
       if (at.op >= controls) {
+        m_.wavefronts = 1;
         if (mask) table[at.op].run(m_, w, at, mask);
+        note_time(w, at);
         if (++w.pc == w.merge) send(w, w.active, w.pc), regroup(w);
         continue;
       }
+      note_time(w, at);
       if (at.op == branch && w.active == w.live && (mask == 0 || mask == w.active)) {  // all go the same way
         w.pc = mask ? at.target : pc + 1;
         continue;

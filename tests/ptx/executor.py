@@ -26,6 +26,10 @@ MOST_INSTRUCTIONS = 50_000_000
 """Of all warps of a launch, before it counts as one that does not end."""
 
 
+COST = np.dtype([("pipe", np.int64), ("cycles", np.float64), ("latency", np.float64)])
+"""struct Cost of executor.cpp."""
+
+
 class PTXError(RuntimeError):
     """What a kernel did that it must not; the message has the instruction."""
 
@@ -49,6 +53,9 @@ class _Launch(ctypes.Structure):
         ("region_count", ctypes.c_int64),
         *((name, ctypes.c_int64) for name in ("order", "most_instructions", "races")),
         ("counts", ctypes.c_void_p),
+        ("costs", ctypes.c_void_p),
+        ("barrier_cycles", ctypes.c_double),
+        ("cycles", ctypes.c_void_p),
     )
 
 
@@ -63,14 +70,17 @@ def run(
     order: str = "rising",
     races: bool = True,
     most_instructions: int = MOST_INSTRUCTIONS,
-) -> NDArray[np.int64]:
+    costs: NDArray[Any] | None = None,
+    barrier_cycles: float = 0.0,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Runs a kernel; `regions` are the addresses and bytes that it may touch. Raises PTXError.
 
-    Returns how often warps took each instruction, by its place in the program.
+    Returns how often warps took each instruction, by its place in the program; and, where `costs` (COST) say what each
+    instruction takes, the cycles of the slowest block: by dependent instructions, by the busiest pipe, by both.
     """
     if len(parameters) != program.parameter_bytes:
         raise PTXError(f"{program.name}: {program.parameter_bytes} bytes of parameters wanted, got {len(parameters)}")
-    counts = np.zeros(len(program.code), np.int64)
+    counts, cycles = np.zeros(len(program.code), np.int64), np.zeros(3)
     constants, specials = (
         np.array(t, np.int64).reshape(-1, n) for t, n in ((program.constants, 3), (program.specials, 2))
     )
@@ -81,16 +91,30 @@ def run(
         specials.ctypes.data, len(specials), ctypes.addressof(content), len(parameters),
         (ctypes.c_int64 * 3)(*grid, *[1] * (3 - len(grid))), threads, program.static_shared_bytes + shared_bytes,
         areas.ctypes.data, len(areas), ORDERS.index(order), most_instructions, races, counts.ctypes.data,
+        None if costs is None else costs.ctypes.data, barrier_cycles, cycles.ctypes.data,
     )  # fmt: skip
     why = ctypes.create_string_buffer(400)
     failed = library().ptx_run(ctypes.byref(launch), why, ctypes.c_size_t(len(why)))
     if failed >= 0:
         text = program.texts[failed] if failed < len(program.texts) else "the end"
         raise PTXError(f"{program.name}, instruction {failed}, {text!r}: {why.value.decode()}")
-    return counts
+    return counts, cycles
 
 
 # --- Triton -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Launched:
+    """A launch."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+    instructions: Counter[str]
+    """Of warps, by pipe."""
+    cycles: NDArray[np.float64]
+    """Of the slowest block: by dependent instructions, by the busiest pipe, by both; 0 where nobody counted."""
 
 
 @dataclass
@@ -99,8 +123,10 @@ class Session:
 
     order: str = "rising"
     races: bool = True
-    launches: list[tuple[str, tuple[int, int, int], Counter[str]]] = field(default_factory=list)
-    """Kernel, grid and instructions of warps by pipe, of every launch."""
+    launches: list["Launched"] = field(default_factory=list)
+    """What ran."""
+    costs: Callable[[Program], tuple[NDArray[Any], float]] | None = None
+    """What the instructions of a program and a barrier take: then cycles are counted."""
     change: Callable[[Program], Program] = lambda program: program
     """Applied to a program before it runs."""
 
@@ -115,11 +141,15 @@ class Session:
     ) -> None:
         """`run`, noted. Raises PTXError."""
         program = self.change(program)
-        counts = run(program, parameters, grid, threads, shared_bytes, regions, order=self.order, races=self.races)
+        costs, barrier = (None, 0.0) if self.costs is None else self.costs(program)
+        counts, cycles = run(
+            program, parameters, grid, threads, shared_bytes, regions, order=self.order, races=self.races, costs=costs,
+            barrier_cycles=barrier,
+        )  # fmt: skip
         pipes: Counter[str] = Counter()
         for pipe, count in zip(program.pipes(), counts.tolist(), strict=True):
             pipes[pipe] += count
-        self.launches.append((program.name, grid, pipes))
+        self.launches.append(Launched(program.name, grid, threads, pipes, cycles))
 
 
 def _triton_launch(session: Session, kernel: Any, programs: dict[str, Program]) -> Any:

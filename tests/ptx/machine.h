@@ -29,7 +29,7 @@ struct Error : std::runtime_error {
 
 // One instruction, as program.py writes it: operands are numbers of registers in the files that the opcode names.
 struct Instruction {
-  std::int64_t op, guard, negated, target, offset, offset2, operand[18];
+  std::int64_t op, guard, negated, target, offset, offset2, operand[20];
 };
 
 // --- memory -----------------------------------------------------------------------------------------------------
@@ -132,10 +132,23 @@ struct Machine {
   const unsigned char* parameters;
   std::size_t parameter_bytes;
   std::int32_t block = 0;
-  bool races;
+  bool races, timed;
+  double wavefronts = 1;  // of the last access to global memory: 128 bytes in four sectors of 32 each, if `timed`
   std::size_t last_region = 0;
 
   Access now(const Warp& w, int lane) const { return {block, w.first_thread + lane, w.epoch, w.warp_epoch}; }
+
+  void count_wavefronts(const std::uint64_t (&addresses)[warp_size], Mask mask) {
+    std::uint64_t sectors[warp_size];
+    int count = 0;
+    for (int lane = 0; lane < warp_size; ++lane) {
+      if (!(mask >> lane & 1)) continue;
+      bool known = false;
+      for (int i = count; i-- > 0 && !known;) known = sectors[i] == addresses[lane] / 32;
+      if (!known) sectors[count++] = addresses[lane] / 32;
+    }
+    wavefronts = (count + 3) / 4;
+  }
 
   unsigned char* global_at(const Warp& w, int lane, std::uint64_t address, unsigned size, bool write,
                            const void* value = nullptr) {

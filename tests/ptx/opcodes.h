@@ -153,6 +153,7 @@ template <Space space, bool store, class T, int count, class R>
 void move(Machine& m, Warp& w, const Instruction& at, Mask mask) {
   const s64* const values = store ? at.operand + 1 : at.operand;
   const s64 base = store ? at.operand[0] : at.operand[count];
+  u64 addresses[warp_size];
   for (int lane = 0; lane < warp_size; ++lane) {
     if (!has(mask, lane)) continue;
     T value[count] = {};
@@ -168,7 +169,7 @@ void move(Machine& m, Warp& w, const Instruction& at, Mask mask) {
       const u64 address = static_cast<u64>(at.offset) + (base < 0 ? 0 : get<u32>(w, base, lane));
       bytes = m.shared_at(w, lane, address, sizeof value, store, value);
     } else {
-      const u64 address = static_cast<u64>(at.offset) + get<u64>(w, base, lane);
+      const u64 address = addresses[lane] = static_cast<u64>(at.offset) + get<u64>(w, base, lane);
       bytes = m.global_at(w, lane, address, sizeof value, store, value);
     }
     if (store) {
@@ -178,6 +179,7 @@ void move(Machine& m, Warp& w, const Instruction& at, Mask mask) {
     std::memcpy(value, bytes, sizeof value);
     for (int k = 0; k < count; ++k) set<R>(w, values[k], lane, static_cast<R>(value[k]));
   }
+  if (space == global && m.timed) m.count_wavefronts(addresses, mask);
 }
 
 inline void begin_copy(Machine& m, Warp& w, const Instruction& at, Mask mask) {
@@ -251,6 +253,53 @@ inline void multiply_matrices(Machine&, Warp& w, const Instruction& at, Mask mas
       double sum = get<f32>(w, at.operand[10 + k], lane);
       for (int l = 0; l < 8; ++l) sum += a[i][l] * b[l][j];
       set<f32>(w, at.operand[k], lane, static_cast<f32>(sum));
+    }
+}
+
+template <int count>
+void store_matrices(Machine& m, Warp& w, const Instruction& at, Mask mask) {
+  want_all(w, mask, "stmatrix");
+  for (int k = 0; k < count; ++k)
+    for (int lane = 0; lane < warp_size; ++lane) {
+      const u64 address = get<u32>(w, at.operand[0], 8 * k + lane / 4) + static_cast<u64>(at.offset);
+      if (address % 16) fail("stmatrix: row at %llu", static_cast<unsigned long long>(address));
+      const u32 value = get<u32>(w, at.operand[1 + k], lane);
+      std::memcpy(m.shared_at(w, lane, address + lane % 4 * 4, 4, true, &value), &value, 4);
+    }
+}
+
+// A warp's 16 rows of D [64, 8 * groups] = A [64, 8] B [8, 8 * groups] + (p ? D : 0). A lies in registers as for mma, B
+// in shared memory where the descriptor says (PTX ISA, "Matrix Descriptor Format"), a row of 8 words for each column of
+// D. Carried out at once, where a chip may take until wgmma.wait_group.
+template <int groups>
+void multiply_warpgroup(Machine& m, Warp& w, const Instruction& at, Mask mask) {
+  want_all(w, mask, "wgmma");
+  const s64 *const d = at.operand, *const a = d + 4 * groups, *const rest = a + 4;
+  const u64 descriptor = get<u64>(w, rest[0], 0);
+  const bool add = w.predicates[rest[1]] & 1;
+  const u64 start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
+            stride = (descriptor >> 32 & 0x3fff) << 4, swizzle = descriptor >> 62;
+  if (get<u32>(w, rest[2], 0) != 1 || get<u32>(w, rest[3], 0) != 1) fail("wgmma: only scales of 1 are known");
+  const u64 row_bytes = swizzle == 0 ? 16 : swizzle == 3 ? 32 : swizzle == 2 ? 64 : 128;
+  auto tf32 = [](u32 bits) { return static_cast<double>(std::bit_cast<f32>(bits & 0xffffe000)); };
+  double left[16][8], right[8][8 * groups];
+  for (int lane = 0; lane < warp_size; ++lane)
+    for (int k = 0; k < 4; ++k) left[lane / 4 + k % 2 * 8][lane % 4 + k / 2 * 4] = tf32(get<u32>(w, a[k], lane));
+  for (int n = 0; n < 8 * groups; ++n)
+    for (int k = 0; k < 8; ++k) {
+      u64 address = start + static_cast<u64>(n / 8) * stride + static_cast<u64>(n % 8) * row_bytes;
+      address += swizzle == 0 ? static_cast<u64>(k / 4) * leading + k % 4 * 4 : static_cast<u64>(k) * 4;
+      address ^= (address >> 3) & (row_bytes - 16);
+      u32 bits;
+      std::memcpy(&bits, m.shared_at(w, (n * 8 + k) % warp_size, address, 4, false), 4);
+      right[k][n] = tf32(bits);
+    }
+  for (int lane = 0; lane < warp_size; ++lane)
+    for (int k = 0; k < 4 * groups; ++k) {
+      const int i = lane / 4 + k / 2 % 2 * 8, j = k / 4 * 8 + lane % 4 * 2 + k % 2;
+      double sum = add ? get<f32>(w, d[k], lane) : 0.0;
+      for (int l = 0; l < 8; ++l) sum += left[i][l] * right[l][j];
+      set<f32>(w, d[k], lane, static_cast<f32>(sum));
     }
 }
 

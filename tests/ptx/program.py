@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build/ptx"
 CXXFLAGS = "-std=c++20 -O2 -ftree-vectorize -march=native -ffp-contract=off -fno-math-errno -fno-strict-aliasing"
 WARNINGS = "-Wall -Wextra -Werror"
-OPERANDS = 18
+OPERANDS = 20
 FILES = "wlp"
 """Words, longs, predicates."""
 SPECIALS = {
@@ -261,9 +261,11 @@ def _signed(value: int, bits: int) -> int:
 def _results(name: str, text: str) -> int:
     """How many operands of an instruction are results."""
     kind = name.split(".")[0]
-    if kind in ("st", "cp") or name in ("bar.warp.sync", "ret"):
+    if kind in ("st", "stmatrix", "cp") or name in ("bar.warp.sync", "wgmma.wait_group.sync.aligned"):
         return 0
     first = _INSTRUCTION.fullmatch(text)[4]  # type: ignore[index]
+    if not first:
+        return 0
     if first[0] == "{":
         return len(_OPERAND.findall(first[: first.index("}")]))
     return 2 if "|" in first.split(",")[0] else 1

@@ -90,14 +90,15 @@ WORDS = [
     ("cvt.rn.f32.s32 %r9, %r2", (0xFFFFFFFF, 0, 0), bits(-1.0)),
     ("setp.num.f32 %p1, %r2, %r3; selp.b32 %r9, 1, 2, %p1", (bits(math.nan), 0, 0), 2),
     (
-        "setp.ne.b32 %p1, %r2, %r3; @%p1 bra $over; mov.u32 %r9, 3; bra.uni $end; $over: mov.u32 %r9, 4; $end: mov.u32 %r8, 0",
+        "setp.ne.b32 %p1, %r2, %r3; @%p1 bra $over; mov.u32 %r9, 3; bra.uni $end;"
+        "$over: mov.u32 %r9, 4; $end: mov.u32 %r8, 0",
         (1, 1, 0),
         3,
     ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("body", "values", "expected"), WORDS, ids=[f"{w[0].split(';')[0]} {w[1]}" for w in WORDS])
+@pytest.mark.parametrize(("body", "values", "expected"), WORDS, ids=str)
 def test_instruction(body, values, expected):
     loads = "".join(f"mov.u32 %r{2 + i}, {v}; cvt.s64.s32 %rd{5 + i}, %r{2 + i};\n" for i, v in enumerate(values))
     assert (execute(f"{loads}{body};\nst.global.u32 [%rd3], %r9;") == expected).all()

@@ -1,0 +1,181 @@
+"""Times of the GPU kernels as PREDICTED from the instructions that a block takes: python benchmarks/gpu_predicted.py
+
+The compiled PTX for sm_90 runs on the CPU (tests/ptx), where each instruction takes of a multiprocessor's pipes what
+TABLE says, and its result the latency that stands there. No chip is asked, and none was measured: PTX is not yet what a
+chip runs (ptxas drops moves and folds addresses), caches are assumed to hold what a block uses again. Writes
+benchmarks/gpu_predicted.md.
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ["VLAE_FAST_PTX"] = "90"  # tests/conftest.py: no interpreter
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import numpy as np
+import torch
+from conftest import made_params, pixelcnn_params
+from numpy.typing import NDArray
+from ptx import cuda, executor
+from ptx.program import Program
+
+from vlae_fast import VLAEConfig, gpu
+from vlae_fast.kernels import pixelcnn_sample
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHITECTURE = 90
+MULTIPROCESSORS, GIGAHERTZ = 132, 1.755
+"""Of an H100 SXM and an H200."""
+RESIDENT_THREADS, REGISTERS = 2048, 65536
+"""Of a multiprocessor."""
+BARRIER_CYCLES = 30.0
+PIPES = ("fma", "alu", "mufu", "shared", "global", "tensor", "shuffle", "other")
+TABLE = {  # cycles of a multiprocessor for a warp, latency in cycles
+    "fma": (0.25, 4.0),  # 128 lanes a cycle
+    "alu": (0.5, 5.0),  # 64 lanes a cycle
+    "mufu": (2.0, 23.0),  # 16 lanes a cycle
+    "shared": (1.0, 29.0),  # 128 bytes a cycle
+    "global": (1.0, 38.0),  # the same, as long as L1 holds it
+    "tensor": (2.0, 33.0),
+    "shuffle": (1.0, 24.0),
+}
+FREE = ("mov.", "cvta.", "cvt.u32.u64", "cvt.u64.u32", "cvt.s64.s32", "ld.parameter", "nop")
+"""What ptxas turns into nothing."""
+SLOW = {"div.s32": 12, "rem.s32": 14, "div.u32": 10, "rem.u32": 12, "div.s64": 40, "rem.s64": 44, "mul.lo.s64": 3}
+"""Instructions of the ALU that these become; other 64-bit ones take two."""
+
+
+@functools.cache
+def _cost(text: str, pipe: str) -> tuple[int, float, float]:
+    """Pipe, cycles and latency of an instruction."""
+    words = text.split()
+    name = words[1] if words[0][0] == "@" else words[0]
+    if name.startswith(FREE) or pipe not in TABLE:
+        return PIPES.index("other"), 0.0, 0.0
+    cycles, latency = TABLE[pipe]
+    if pipe == "global":  # the executor counts what the addresses take
+        return PIPES.index(pipe), cycles, latency
+    factor = SLOW.get(
+        name, 2 if pipe == "alu" and name.endswith("64") else 4 if ".v4" in name else 2 if ".v2" in name else 1
+    )
+    return PIPES.index(pipe), factor * cycles, latency + (latency / 2 * (factor - 1) if pipe == "alu" else 0)
+
+
+def costs(program: Program) -> tuple[NDArray[Any], float]:
+    """For executor.run."""
+    rows = [_cost(text, pipe) for text, pipe in zip(program.texts, program.pipes(), strict=True)]
+    return np.array(rows, executor.COST), BARRIER_CYCLES
+
+
+class Prediction(NamedTuple):
+    """Of one call, microseconds."""
+
+    all: float
+    chain: float
+    """What the dependent instructions take by themselves, with barriers."""
+    pipes: float
+    """What the busiest pipe takes by itself."""
+
+
+def predict(launches: list[executor.Launched], blocks: float, resident: int, repeat: float = 1.0) -> Prediction:
+    """Of `blocks` blocks like those that ran, `resident` at a time on a multiprocessor; each launch `repeat` times."""
+    total = np.zeros(3)
+    for launched in launches:
+        chain, pipes, both = launched.cycles
+        on_one = -(-blocks // MULTIPROCESSORS)
+        together = min(resident, on_one)
+        rounds = on_one / together * repeat
+        total += np.array([max(both, together * pipes), chain, together * pipes]) * rounds
+    return Prediction(*(total / GIGAHERTZ / 1e3))
+
+
+def pixelcnn_case(N: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], tuple[Any, ...]]:
+    """Images, context, weights and wiring of the preset "paper"."""
+    c = VLAEConfig.preset("paper")
+    L, P = c.pixelcnn_layers, c.pointwise_blocks
+    params = pixelcnn_params(C=c.pixelcnn_channels, K=c.context_maps, L=L, P=P, S=1 if c.tied else L, scale=0.5)
+    wiring = (c.wiring.residual_scale, c.wiring.block_convs, list(c.wiring.pointwise_positions(P, L)), 1)
+    return (torch.rand(N, 1, 28, 28) < 0.2).float(), torch.randn(N, c.context_maps, 28, 28), list(params), wiring
+
+
+def rows(session: executor.Session) -> list[tuple[str, int, Prediction]]:
+    """Name, batch and prediction."""
+    found = []
+
+    def launched(call: Any) -> list[executor.Launched]:
+        session.launches.clear()
+        call()
+        return list(session.launches)
+
+    x, context, params, wiring = pixelcnn_case(1)
+    forward = launched(lambda: gpu.pixelcnn_log_prob(x, context, params, *wiring))
+    both = forward + launched(lambda: gpu.pixelcnn_log_prob_backward(torch.ones(1), x, context, params, *wiring))
+    for N in (1, 1024):
+        images = -(-N // MULTIPROCESSORS)  # each program takes one after another
+        found.append(("pixelcnn_log_prob", N, predict(forward, min(N, MULTIPROCESSORS), 1, images)))
+        found.append(("pixelcnn_log_prob and gradients", N, predict(both, min(N, MULTIPROCESSORS), 1, images)))
+    for N in (1, 4096):
+        tile = [t for t in pixelcnn_sample.TILES if t.least_batch <= N][-1]
+        found.append(("pixelcnn_sample", N, _sampler(N, tile, launched)))
+    return found
+
+
+def _sampler(N: int, tile: Any, launched: Any) -> Prediction:
+    tiles, pixelcnn_sample.TILES = pixelcnn_sample.TILES, (tile._replace(least_batch=1),)
+    try:
+        x, context, params, wiring = pixelcnn_case(tile.images)
+        ran = launched(lambda: gpu.pixelcnn_sample(context, params, torch.rand(len(x), 28, 28), *wiring, 1.0, None))
+    finally:
+        pixelcnn_sample.TILES = tiles
+    resident = min(RESIDENT_THREADS // ran[0].threads, REGISTERS // (128 * ran[0].threads))
+    return predict(ran, -(-N // tile.images), resident)
+
+
+def made_rows() -> list[tuple[str, int, Prediction]]:
+    """The MADE flow at the paper's sizes."""
+    params = list(made_params(64, 640, 4))
+    found = []
+    with cuda.module(ARCHITECTURE) as (module, session):
+        gpu.made._cuda = lambda: module  # type: ignore[assignment]
+        session.costs, session.races = costs, False
+        for N in (1, 64):
+            z = torch.randn(N, 64)
+            for op in ("made_flow_forward", "made_flow_inverse"):
+                session.launches.clear()
+                getattr(gpu, op)(z, params, None)
+                parts = [predict([one], one.grid[0], 1) for one in session.launches]
+                found.append((op, N, Prediction(*(sum(p) for p in zip(*parts, strict=True)))))
+    return found
+
+
+def main() -> None:
+    """Writes the table."""
+    with executor.installed(ARCHITECTURE) as session:
+        session.costs, session.races = costs, False
+        found = rows(session)
+    found += made_rows() if cuda.available() else []
+    lines = [
+        "# GPU times, PREDICTED",
+        "",
+        "**Nothing here was measured on a GPU.** `python benchmarks/gpu_predicted.py` writes this table: compiled PTX",
+        f"for sm_90 runs on the CPU, and its instructions are counted against {MULTIPROCESSORS} multiprocessors at",
+        f"{GIGAHERTZ} GHz (H100 SXM, H200). The model, and what it leaves out, stands at the top of that file. Preset",
+        '"paper": twelve untied masked layers of 12 channels, 28x28 pixels; a flow of four steps of 64 variables and 640',
+        "hidden units.",
+        "",
+        "| op | batch | predicted, us | a sample, us | dependent instructions alone, us | busiest pipe alone, us |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for op, N, (microseconds, chain, pipes) in found:
+        lines.append(
+            f"| `{op}` | {N:,} | {microseconds:,.0f} | {microseconds / N:,.2f} | {chain:,.0f} | {pipes:,.0f} |"
+        )
+        print(lines[-1])
+    (ROOT / "benchmarks/gpu_predicted.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
