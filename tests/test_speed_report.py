@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from compare import LAUNCHES, verdict
-from report import BEGIN, END, html, markdown, readme_block, with_block
+from report import BEGIN, END, README_LINES, html, markdown, readme_block, with_block
 from result_file import OURS, Results
 from timing import Block, NotQuietError, pair_up, quartiles
 from work import Work, made, pixelcnn
@@ -29,7 +29,7 @@ def test_readme_is_what_the_committed_results_say(results):
     assert with_block(README, readme_block(results, f"{PICTURE[1]}.png")) == README
     assert (ROOT / f"{PICTURE[1]}.png").stat().st_size < 200_000
     lines = README[README.index(BEGIN) : README.index(END)].splitlines()
-    assert sum(line.startswith("|") for line in lines) == 2 + 8
+    assert sum(line.startswith("|") for line in lines) == 2 + len(README_LINES)
 
 
 def test_results_name_no_host_and_no_path(results):
