@@ -49,9 +49,12 @@ const Candidate candidates[] = {
 const Kernels& choose() {
   const char* wanted = std::getenv("VLAE_FAST_ISA");
   if (!wanted || !*wanted) return *usable(0);
-  for (Index i = 0; const Kernels* table = usable(i); ++i)
+  std::string names;
+  for (Index i = 0; const Kernels* table = usable(i); ++i) {
     if (std::string(wanted) == table->isa) return *table;
-  throw std::runtime_error(std::string("VLAE_FAST_ISA: no instruction set of this processor is known as '") + wanted +
+    names += (i == 0 ? "" : ", ") + std::string(table->isa);
+  }
+  throw std::runtime_error("VLAE_FAST_ISA: one of " + names + " (what this processor runs) wanted, got '" + wanted +
                            "'");
 }
 

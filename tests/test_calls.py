@@ -1,13 +1,15 @@
 """What people hand to the model's methods: numbers of every kind, odd batches, and whole methods to torch.compile."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import assert_close
 
-from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, evaluate
+from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, evaluate, use_backend
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.data import Split
 
@@ -176,6 +178,32 @@ def test_given_pixels_of_another_value_are_refused(decoder, value):
     for draw in (partial(model.sample, 3), partial(model.reconstruct, images())):
         with pytest.raises(ValueError, match="given: -1, 0 or 1 in each pixel wanted"):
             draw(given=given)
+
+
+def test_loading_depends_on_no_default_of_torch(model, tmp_path):
+    """float32 whatever torch's default dtype is, and no random number is drawn."""
+    model.save_pretrained(tmp_path / "m")
+    x, state = images(), torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = VLAE.from_pretrained(tmp_path / "m")
+        drawn, bound = loaded.sample(3, seed=1), loaded.log_likelihood(x, samples=3)
+        assert {t.dtype for t in (*loaded.parameters(), *loaded.buffers(), drawn)} == {torch.float32, torch.int64}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn, model.sample(3, seed=1))
+    assert torch.equal(bound, model.log_likelihood(x, samples=3))
+
+
+def test_evaluation_of_a_float64_model(model):
+    """Under the reference backend, which runs any dtype: the figures of the float32 model."""
+    with use_backend("reference"):
+        found = evaluate.evaluate(copy.deepcopy(model).double(), split(), samples=4)
+    wanted = evaluate.evaluate(model, split(), samples=4)
+    assert_close(found.image_nll_nats, wanted.image_nll_nats)
+    assert found.active_units == wanted.active_units
+    assert abs(found.mutual_information_nats - wanted.mutual_information_nats) < 1e-4
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

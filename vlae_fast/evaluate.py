@@ -141,7 +141,7 @@ def evaluate(
     chosen = np.arange(len(split))
     if subset < len(split):
         chosen = np.sort(noise.permutation(seed, 0, len(split))[:subset])
-    images = split.fixed()[torch.from_numpy(chosen)].to(next(model.parameters()).device)
+    images = split.fixed()[torch.from_numpy(chosen)].to(next(model.parameters()))
     scores = _scores(model, images, samples, seed, None if folder is None else Path(folder), report)
     reconstruction, kl, nll, ess = scores.unbind(1)
     found: dict[str, Any] = {}
@@ -180,7 +180,7 @@ sys.modules[__name__].__class__ = _Callable
 
 def expected_seconds(model: VLAE, split: Split, images: int, samples: int) -> float:
     """About how long an evaluation of so many images takes here, from a try on a few."""
-    few, tried = split.fixed(0, min(4, len(split))).to(next(model.parameters()).device), min(16, samples)
+    few, tried = split.fixed(0, min(4, len(split))).to(next(model.parameters())), min(16, samples)
     model.sampled_bounds(few[:1], 1)  # the first call is slower
     start = time.monotonic()
     model.sampled_bounds(few, tried)
