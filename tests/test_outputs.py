@@ -163,6 +163,20 @@ def test_the_folder_is_flushed_after_the_renaming(tmp_path, monkeypatch):
     assert flushed[-1][1] == ["e.json"]
 
 
+def test_equal_tensors_make_equal_files(tmp_path):
+    """Bytes of weights are compared after a resumption; safetensors writes metadata in any order."""
+    tensors = {"b": torch.rand(3), "a": torch.rand(2, 2).half(), "n": torch.tensor(7)}
+    metadata = {"z": "1 \u00b1 2", "a": '"', "m": "x" * 9}
+    files = []
+    for i in range(12):
+        checkpoint.write_tensors(tmp_path / f"{i}.safetensors", tensors, metadata)
+        files.append((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(set(files)) == 1
+    read, found = checkpoint.read_tensors(tmp_path / "0.safetensors", tensors)
+    assert found == metadata
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.items())
+
+
 # --- saved models ---------------------------------------------------------------------------------------------------
 
 

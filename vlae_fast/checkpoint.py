@@ -192,7 +192,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _check_finite(path, contiguous)
-    write_file(path, save(contiguous, {**(metadata or {}), "sha256": digest(contiguous, metadata)}))
+    write_file(path, _ordered(save(contiguous, {**(metadata or {}), "sha256": digest(contiguous, metadata)})))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its metadata in order, which safetensors shuffles: equal contents, equal bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    metadata = dict(sorted(header.pop("__metadata__").items()))
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
