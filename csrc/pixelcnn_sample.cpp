@@ -271,7 +271,8 @@ class Sampler {
     for (int q = 0; q < Q; ++q) {
       const V u = load(thresholds(s) + q * lanes);
       const V p = sigmoid((logit[0][q] + packed_.output_bias) / batch_.temperature);
-      const V x = u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{};  // a NaN draws 0 and leaves given pixels alone
+      const VInt unknown = (p != p) & (u >= V{}) & (u < 1.0f);  // a NaN shows where it draws, given pixels stay
+      const V x = unknown ? p : u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{};
       store(drawn(s) + q * lanes, x);
       store(now + q * lanes, x * load(visible(s) + q * lanes));
     }

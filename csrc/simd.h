@@ -61,9 +61,10 @@ inline Exp exp_parts(V x) {
   return {p, reinterpret_cast<V>(reinterpret_cast<VInt>(shifted) << 23)};
 }
 
+// exp(x) for x <= 0; NaN stays NaN.
 inline V exp_negative(V x) {
   const Exp e = exp_parts(x);
-  return e.mantissa * e.power;
+  return x == x ? e.mantissa * e.power : x;
 }
 
 // Absolute error about 1.5e-7; NaN stays NaN.

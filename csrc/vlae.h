@@ -66,7 +66,7 @@ using PixelCNNBackward = void(const PixelCNN&, const PixelCNNParams&, const floa
                               const float* dlogits, const float* dlog_prob, Index n_threads, float* dx, float* dcontext,
                               const PixelCNNGrads&);
 // x[N,1,H,W]: 1 where uniforms[N,H,W] < sigmoid(logit / temperature), else 0, in raster order; where given[N,H,W] is
-// 0 or 1 (not -1) that value is kept. given may be null.
+// 0 or 1 (not -1) that value is kept. given may be null. A pixel that is drawn where the logit is NaN is NaN.
 using PixelCNNSample = void(const PixelCNN&, const PixelCNNParams&, const float* context, const float* uniforms,
                             const std::int8_t* given, float temperature, Index n_threads, float* x);
 

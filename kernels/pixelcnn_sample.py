@@ -266,13 +266,14 @@ def pixelcnn_sample_kernel(
             logit = tl.zeros([LANES], tl.float32)
             for k in tl.range(0, C, loop_unroll_factor=4):
                 logit += tl.load(source + k * LANES + lanes) * tl.load(output_weight_ptr + k)
-            drawn = uniforms < 1 / (1 + tl.exp(-(logit + tl.load(output_bias_ptr)) / temperature))
+            p = 1 / (1 + tl.exp(-(logit + tl.load(output_bias_ptr)) / temperature))
+            drawn = tl.where(p == p, (uniforms < p).to(tl.float32), p)  # NaN where the logit is
             if given_ptr is not None:
                 given = tl.load(given_ptr + pixel, mask=alive, other=0)
-                drawn = tl.where(given < 0, drawn, given == 1)
-            tl.store(x_ptr + pixel, drawn.to(tl.float32), mask=alive)
-            seen = alive & drawn & (row % visible_stride == 0) & (column % visible_stride == 0)
-            tl.store(now + image + lanes, seen.to(tl.float32))
+                drawn = tl.where(given < 0, drawn, given.to(tl.float32))
+            tl.store(x_ptr + pixel, drawn, mask=alive)
+            seen = alive & (row % visible_stride == 0) & (column % visible_stride == 0)
+            tl.store(now + image + lanes, tl.where(seen, drawn, 0))
             tl.debug_barrier()
 
 

@@ -12,8 +12,8 @@ import triton.language as tl
 
 @triton.jit
 def elu(x):
-    """exp(x) - 1 for negative x."""
-    return tl.where(x > 0, x, tl.exp(tl.minimum(x, 0.0)) - 1)
+    """exp(x) - 1 for negative x; NaN stays NaN."""
+    return tl.where(x < 0, tl.exp(tl.minimum(x, 0.0)) - 1, x)
 
 
 @triton.jit

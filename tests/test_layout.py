@@ -23,7 +23,7 @@ LAYERS = [
     {"reference", "native", "gpu"},
     {"kernels", "_native", "_cuda"},
     {"pretrained", "folder_lock", "implicit"},
-    {"bar", "config", "masks", "noise"},
+    {"bar", "config", "masks", "noise", "values"},
     {"checkpoint", "checks", "extra", "operands"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

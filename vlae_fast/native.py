@@ -1,19 +1,17 @@
 """CPU bodies of the operators: addresses and sizes go to the compiled C++ (csrc/vlae.h).
 
 `vlae_fast.ops` registers these functions and checks their arguments with messages for people; `operands` makes sure
-that no call, however made, lets native code read or write out of bounds. Values are checked here.
+that no call, however made, lets native code read or write out of bounds. `values` looks at values.
 """
 
 import ctypes
 import sys
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast import _native, implicit, operands
+from vlae_fast import _native, implicit, operands, values
 from vlae_fast.operands import addresses
 
 __all__ = [
@@ -34,10 +32,6 @@ __all__ = [
     "weight_norm",
     "weight_norm_backward",
 ]
-
-
-BELOW_ONE = 1.0 - 2.0**-24
-"""The largest float32 below 1."""
 
 
 def isa() -> str:
@@ -64,31 +58,6 @@ def keep_freed_memory() -> None:
 _CPU = torch.device("cpu")
 
 
-def _values(tensor: Tensor) -> NDArray[Any]:
-    """The values for numpy to look at: torch would use its own threads, which hang in a forked process."""
-    return tensor.detach().numpy()
-
-
-def _check_finite(**tensors: Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and not np.isfinite(_values(tensor)).all():
-            raise ValueError(f"{name}: finite values wanted, got NaN or infinity")
-
-
-def _check_binary(x: Tensor) -> None:
-    values = _values(x)
-    if not ((values == 0) | (values == 1)).all():
-        raise ValueError("x: binary pixels (0 or 1) wanted, got other values")
-
-
-def _check_range(name: str, tensor: Tensor, wanted: str, low: float, high: float) -> None:
-    """Values in low..high; NaN is not."""
-    if tensor.numel():
-        least, most = _values(tensor).min(), _values(tensor).max()
-        if not (least >= low and most <= high):
-            raise ValueError(f"{name}: {wanted} wanted, got {least} to {most}")
-
-
 # --- masked_conv3x3 ---------------------------------------------------------------------------------------------
 
 
@@ -106,7 +75,7 @@ def masked_conv3x3(
     sizes = operands.masked_conv3x3(
         _CPU, mask, {"x": x, "weight": weight, "bias": bias, "gain": gain, "residual": residual}
     )
-    _check_finite(x=x, residual=residual)
+    values.finite(x=x, residual=residual)
     y = x.new_empty(sizes.N, sizes.K, sizes.H, sizes.W)
     inputs = addresses(x, weight, bias, gain, residual)
     _native.masked_conv3x3(sizes, pre_elu, residual_scale, *inputs, torch.get_num_threads(), y.data_ptr())
@@ -145,7 +114,7 @@ def _pixelcnn(params: Params, wiring: tuple[Any, ...], **images: Tensor | None) 
 def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_logits`."""
     call = _pixelcnn(params, wiring, x=x, context=context)
-    _check_finite(x=x, context=context)
+    values.finite(x=x, context=context)
     logits = torch.empty_like(x)
     _native.pixelcnn_logits(*call, *addresses(x, context), torch.get_num_threads(), logits.data_ptr())
     return logits
@@ -154,8 +123,8 @@ def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) ->
 def pixelcnn_log_prob(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
     """See `reference.pixelcnn_log_prob`."""
     call = _pixelcnn(params, wiring, x=x, context=context)
-    _check_binary(x)
-    _check_finite(context=context)
+    values.binary("x", x)
+    values.finite(context=context)
     log_prob = x.new_empty(len(x))
     _native.pixelcnn_log_prob(*call, *addresses(x, context), torch.get_num_threads(), log_prob.data_ptr())
     return log_prob
@@ -205,13 +174,14 @@ def pixelcnn_sample(
     """See `reference.pixelcnn_sample`."""
     wiring = residual_scale, block_convs, pointwise_after, visible_stride
     call = _pixelcnn(params, wiring, context=context, uniforms=uniforms, given=given)
-    _check_finite(context=context)
-    _check_range("uniforms", uniforms, "values in [0, 1)", 0.0, BELOW_ONE)
+    values.finite(context=context)
+    values.uniform("uniforms", uniforms)
     if given is not None:
-        _check_range("given", given, "values -1, 0 or 1", -1, 1)
+        values.within("given", given, "values -1, 0 or 1", -1, 1)
     x = uniforms.new_empty(len(uniforms), 1, *uniforms.shape[1:])
     inputs = addresses(context, uniforms, given)
     _native.pixelcnn_sample(*call, *inputs, temperature, torch.get_num_threads(), x.data_ptr())
+    values.drawn(x)
     return x
 
 
@@ -221,16 +191,14 @@ def pixelcnn_sample(
 def _made_flow(params: Params, **tensors: Tensor | None) -> tuple[Any, ...]:
     """Sizes, whether there is a scale, addresses of the parameters: the leading arguments of the native functions."""
     sizes, scale = operands.made_flow(_CPU, params, tensors)
-    order = params[6].numpy()  # a few microseconds less than torch
-    if sizes.M and not (order[0] >= 0 and order[-1] < sizes.D and (order[1:] >= order[:-1]).all()):
-        raise ValueError(f"params: degrees wanted non-decreasing in 0..{sizes.D - 1}")
+    values.degrees(params[6], sizes.D)
     return sizes, scale, addresses(*params)
 
 
 def made_flow_forward(z: Tensor, params: Params, hidden_context: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `reference.made_flow_forward`."""
     call = _made_flow(params, z=z, hidden_context=hidden_context)
-    _check_finite(z=z, hidden_context=hidden_context)
+    values.finite(z=z, hidden_context=hidden_context)
     eps, log_det = torch.empty_like(z), z.new_empty(len(z))
     inputs, outputs = addresses(z, hidden_context), addresses(eps, log_det)
     _native.made_flow_forward(*call, *inputs, torch.get_num_threads(), *outputs)
@@ -252,7 +220,7 @@ def made_flow_forward_backward(
 def made_flow_inverse(eps: Tensor, params: Params, hidden_context: Tensor | None) -> Tensor:
     """See `reference.made_flow_inverse`."""
     call = _made_flow(params, eps=eps, hidden_context=hidden_context)
-    _check_finite(eps=eps, hidden_context=hidden_context)
+    values.finite(eps=eps, hidden_context=hidden_context)
     z = torch.empty_like(eps)
     _native.made_flow_inverse(*call, *addresses(eps, hidden_context), torch.get_num_threads(), z.data_ptr())
     return z
@@ -271,7 +239,7 @@ def made_flow_inverse_backward(dz: Tensor, z: Tensor, params: Params, hidden_con
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     """See `reference.weight_norm`."""
     R, n = operands.weight_norm(_CPU, {"v": v, "g": g, "live": live})
-    _check_live(live, n)
+    values.within("live", live, f"values in 0..{n}", 0, n)
     w = torch.empty_like(v)
     _native.weight_norm(R, n, *addresses(v, g, live), torch.get_num_threads(), w.data_ptr())
     return w
@@ -280,11 +248,7 @@ def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
 def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients (dv, dg) of `weight_norm`."""
     R, n = operands.weight_norm(_CPU, {"v": v, "g": g, "live": live, "dw": dw})
-    _check_live(live, n)
+    values.within("live", live, f"values in 0..{n}", 0, n)
     dv, dg = torch.empty_like(v), torch.empty_like(g)
     _native.weight_norm_backward(R, n, *addresses(dw, v, g, live), torch.get_num_threads(), *addresses(dv, dg))
     return dv, dg
-
-
-def _check_live(live: Tensor, n: int) -> None:
-    _check_range("live", live, f"values in 0..{n}", 0, n)

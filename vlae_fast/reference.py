@@ -167,17 +167,18 @@ def pixelcnn_sample(
     """Images drawn pixel after pixel in raster order: 1 where `u < sigmoid(logit / temperature)`, [N, 1, H, W].
 
     context [N, K, H, W] or None, uniforms [N, H, W] in [0, 1); where given [N, H, W] (int8) is 0 or 1 that pixel is
-    kept, where it is -1 the pixel is drawn. A whole pass for every pixel.
+    kept, where it is -1 the pixel is drawn: NaN where its logit is NaN. A whole pass for every pixel.
     """
     N, H, W = uniforms.shape
     x = uniforms.new_zeros(N, 1, H, W)
     for i in range(H):
         for j in range(W):
             logit = pixelcnn_logits(x, context, params, spec)[:, 0, i, j]
-            drawn = uniforms[:, i, j] < torch.sigmoid(logit / temperature)
+            drawn = (uniforms[:, i, j] < torch.sigmoid(logit / temperature)).to(x.dtype)
+            drawn = torch.where(logit.isnan(), logit, drawn)
             if given is not None:
-                drawn = torch.where(given[:, i, j] < 0, drawn, given[:, i, j] == 1)
-            x[:, 0, i, j] = drawn.to(x.dtype)
+                drawn = torch.where(given[:, i, j] < 0, drawn, given[:, i, j].to(x.dtype))
+            x[:, 0, i, j] = drawn
     return x
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlae_fast import native, reference
-from vlae_fast.ops.backend import Arguments, reference_chosen, register
+from vlae_fast import native, reference, values
+from vlae_fast.ops.backend import Arguments, register
 from vlae_fast.reference import MADEFlowParams
 
 
@@ -26,11 +26,11 @@ def made_flow_forward(z: Tensor, params: MADEFlowParams, hidden_context: Tensor 
 
     Raises:
         TypeError: No tensor, or wrong dtype.
-        ValueError: Wrong shape or device, degrees that are not sorted in 0..D-1, or NaN or infinity in z or
-            hidden_context.
+        ValueError: Wrong shape or device, or degrees that are not sorted in 0..D-1; a NonFiniteError for NaN or
+            infinity in z or hidden_context.
     """
-    z, params, hidden_context = _check("z", z, params, hidden_context)
-    if reference_chosen():
+    z, params, hidden_context, in_reference = _check("z", z, params, hidden_context)
+    if in_reference:
         return reference.made_flow_forward(z, params, hidden_context)
     eps, log_det = torch.ops.vlae_fast.made_flow_forward(z, list(params), hidden_context)
     return eps, log_det
@@ -43,8 +43,8 @@ def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tenso
     implicit function theorem: a gradient builds the Jacobian of every sample and takes about D times as long as one
     of `made_flow_forward`. The log-determinant of the inverse is minus that of `made_flow_forward(z)`.
     """
-    eps, params, hidden_context = _check("eps", eps, params, hidden_context)
-    if reference_chosen():
+    eps, params, hidden_context, in_reference = _check("eps", eps, params, hidden_context)
+    if in_reference:
         return reference.made_flow_inverse(eps, params, hidden_context)
     z: Tensor = torch.ops.vlae_fast.made_flow_inverse(eps, list(params), hidden_context)
     return z
@@ -52,7 +52,8 @@ def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tenso
 
 def _check(
     name: str, y: Tensor, params: MADEFlowParams, hidden_context: Tensor | None
-) -> tuple[Tensor, MADEFlowParams, Tensor | None]:
+) -> tuple[Tensor, MADEFlowParams, Tensor | None, bool]:
+    """The arguments, contiguous and of fitting sizes, and whether the reference is to run."""
     if not isinstance(params, MADEFlowParams):
         raise TypeError(f"params: MADEFlowParams wanted, got {type(params).__name__}")
     arguments = Arguments()
@@ -66,7 +67,10 @@ def _check(
     checked["degrees"] = arguments.tensor("params.degrees", params.degrees, "M", torch.int64)
     if hidden_context is not None:
         hidden_context = arguments.tensor("hidden_context", hidden_context, "N T M")
-    return y, MADEFlowParams(**checked), hidden_context
+    if arguments.reference:
+        values.degrees(checked["degrees"], D)
+        values.finite(**{name: y}, hidden_context=hidden_context)
+    return y, MADEFlowParams(**checked), hidden_context, arguments.reference
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vlae_fast import native, reference
-from vlae_fast.ops.backend import Arguments, reference_chosen, register
+from vlae_fast import checks, native, reference, values
+from vlae_fast.ops.backend import Arguments, register
 
 
 def masked_conv3x3(
@@ -33,28 +33,29 @@ def masked_conv3x3(
         gain: [K] or None for 1.
         pre_elu: Apply ELU to x first.
         residual: [N, K, H, W] or None for 0.
-        residual_scale: Factor of all but the residual.
+        residual_scale: Factor of all but the residual, finite.
 
     Returns:
         [N, K, H, W], differentiable in all tensors.
 
     Raises:
-        TypeError: No tensor, or wrong dtype.
-        ValueError: Wrong shape or device, or NaN or infinity in x or residual.
+        TypeError: No tensor, no number, or wrong dtype.
+        ValueError: Wrong shape or device, or a residual_scale that is not finite; a NonFiniteError for NaN or infinity
+            in x or residual.
     """
     if not isinstance(mask, str) or mask not in ("A", "B"):
         raise ValueError(f"mask: 'A' or 'B' wanted, got {mask!r}")
     if not isinstance(pre_elu, bool):
         raise TypeError(f"pre_elu: True or False wanted, got {pre_elu!r}")
-    if not isinstance(residual_scale, (int, float)):
-        raise TypeError(f"residual_scale: a number wanted, got {residual_scale!r}")
+    residual_scale = checks.real("residual_scale", residual_scale)
     arguments = Arguments()
     x = arguments.tensor("x", x, "N C H W")
     weight = arguments.tensor("weight", weight, "K C 3 3")
     bias = arguments.tensor("bias", bias, "K")
     gain = None if gain is None else arguments.tensor("gain", gain, "K")
     residual = None if residual is None else arguments.tensor("residual", residual, "N K H W")
-    if reference_chosen():
+    if arguments.reference:
+        values.finite(x=x, residual=residual)
         return reference.masked_conv3x3(
             x, weight, bias, mask=mask, gain=gain, pre_elu=pre_elu, residual=residual, residual_scale=residual_scale
         )

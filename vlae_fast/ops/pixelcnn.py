@@ -1,14 +1,13 @@
 """The ops of a whole PixelCNN, `pixelcnn_logits`, `pixelcnn_log_prob` and `pixelcnn_sample`, and their operators."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vlae_fast import native, reference
+from vlae_fast import checks, native, reference, values
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.ops.backend import Arguments, no_gradient, reference_chosen, register
+from vlae_fast.ops.backend import Arguments, no_gradient, register
 from vlae_fast.reference import PixelCNNParams
 
 
@@ -28,12 +27,14 @@ def pixelcnn_logits(
 
     Raises:
         TypeError: No tensor, or wrong dtype.
-        ValueError: Wrong shape or device, wiring that does not fit, or NaN or infinity in x or context.
+        ValueError: Wrong shape or device, or wiring that does not fit; a NonFiniteError for NaN or infinity in x or
+            context. Parameters are not looked at: their NaN shows in the logits.
     """
     arguments = Arguments()
     x = arguments.tensor("x", x, "N 1 H W")
     context, params = _check(arguments, context, params, spec)
-    if reference_chosen():
+    if arguments.reference:
+        values.finite(x=x, context=context)
         return reference.pixelcnn_logits(x, context, params, spec)
     logits: Tensor = torch.ops.vlae_fast.pixelcnn_logits(x, *_operands(x, context, params, spec))
     return logits
@@ -49,7 +50,9 @@ def pixelcnn_log_prob(
     arguments = Arguments()
     x = arguments.tensor("x", x, "N 1 H W")
     context, params = _check(arguments, context, params, spec)
-    if reference_chosen():
+    if arguments.reference:
+        values.binary("x", x)
+        values.finite(context=context)
         return reference.pixelcnn_log_prob(x, context, params, spec)
     log_prob: Tensor = torch.ops.vlae_fast.pixelcnn_log_prob(x, *_operands(x, context, params, spec))
     return log_prob
@@ -80,19 +83,26 @@ def pixelcnn_sample(
         [N, 1, H, W] float32, 0 or 1: constants, detached from all that records gradients, as torch.bernoulli's are.
 
     Raises:
-        TypeError: No tensor, or wrong dtype.
-        ValueError: Wrong shape, device or value.
+        TypeError: No tensor, no number, or wrong dtype.
+        ValueError: Wrong shape, device or value; a NonFiniteError for NaN or infinity, also for parameters that make
+            logits NaN. On a GPU, where nothing waits to look, such a pixel is NaN.
     """
-    if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
-        raise ValueError(f"temperature: a positive number wanted, got {temperature!r}")
+    # To float32 numbers beyond these limits are 0 or infinity; the limits draw the same.
+    temperature = min(max(checks.real("temperature", temperature, positive=True), 2.0**-126), 2.0**127)
     arguments = Arguments(drawing=True)
     uniforms = arguments.tensor("uniforms", uniforms, "N H W")
     context, params = _check(arguments, context, params, spec)
     given = None if given is None else arguments.tensor("given", given, "N H W", torch.int8)
-    if reference_chosen():
-        return reference.pixelcnn_sample(context, params, uniforms, spec, temperature=temperature, given=given)
+    if arguments.reference:
+        values.finite(context=context)
+        values.uniform("uniforms", uniforms)
+        if given is not None:
+            values.within("given", given, "values -1, 0 or 1", -1, 1)
+        x = reference.pixelcnn_sample(context, params, uniforms, spec, temperature=temperature, given=given)
+        values.drawn(x)
+        return x
     context, tensors, *wiring = _operands(uniforms[:, None], context, params, spec)
-    x: Tensor = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, float(temperature), given)
+    x = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, temperature, given)
     return x
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlae_fast import native, reference
-from vlae_fast.ops.backend import Arguments, reference_chosen, register
+from vlae_fast import native, reference, values
+from vlae_fast.ops.backend import Arguments, register
 
 
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     v = arguments.tensor("v", v, "R n")
     g = arguments.tensor("g", g, "R")
     live = arguments.tensor("live", live, "R", torch.int64)
-    if reference_chosen():
+    if arguments.reference:
+        values.within("live", live, f"values in 0..{v.shape[1]}", 0, v.shape[1])
         return reference.weight_norm(v, g, live)
     w: Tensor = torch.ops.vlae_fast.weight_norm(v, g, live)
     return w
