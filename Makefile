@@ -6,7 +6,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples \
-  gpu-report wheel clean
+  gpu-report wheel compilers matrix matrix-quick clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
@@ -14,7 +14,8 @@ demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples gpu-report wheel  ## the long checks
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples gpu-report wheel compilers \
+  matrix-quick  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -87,6 +88,29 @@ wheel: .venv/installed
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install -q build/wheel/*.whl
 	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v; print(v.VLAE(v.VLAEConfig()).sample(2).shape)"
+
+# Ops and models with the oldest and the newest Python and packages that pyproject.toml claims, installed as a user does:
+# several GB, as torch's builds for Linux bring CUDA. `matrix-quick` has the oldest packages with the Python and torch at
+# hand; the newest are those of constraints.txt, with which all other tests run.
+oldest = $(shell grep -oE '"($(1))>=[0-9.]+"' pyproject.toml | sed -E 's/>=/==/')
+OLDEST := $(call oldest,numpy|safetensors|nanobind|setuptools)
+pyenv = $(firstword $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python) python$(1))
+OLDEST_PYTHON ?= $(call pyenv,3.10)
+NEWEST_PYTHON ?= $(call pyenv,3.13)
+matrix:
+	tests/matrix build/matrix/oldest $(OLDEST_PYTHON) $(call oldest,torch) $(OLDEST)
+	tests/matrix build/matrix/newest $(NEWEST_PYTHON) torch numpy safetensors nanobind setuptools
+
+matrix-quick:
+	tests/matrix build/matrix/oldest $(PYTHON) $(shell grep ^torch== constraints.txt) $(OLDEST)
+
+# The native tests with the oldest compilers that csrc/vlae.h lets through, where they are at hand.
+compilers: .venv/installed
+	for compiler in g++-11 clang++-14; do if command -v $$compiler; then \
+	  CXX=$$compiler VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$$compiler-objects \
+	    --build-lib build/$$compiler && \
+	  PYTHONPATH=build/$$compiler $(BIN)/python -P -m pytest -q -n auto -p no:cacheprovider $(NATIVE_TESTS) || exit 1; \
+	  else echo "$$compiler not found: skipped"; fi; done
 
 # Speed against plain torch and the libraries: five minutes, or all sizes. One thread; freed memory is kept, for all alike.
 bench bench-all bench-compare: export OMP_NUM_THREADS := 1

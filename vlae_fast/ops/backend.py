@@ -68,7 +68,7 @@ def _entered() -> tuple[tuple[str, TorchFunctionMode], ...]:
 def reference_chosen() -> bool:
     """Is `use_backend("reference")` in force in this thread?"""
     entered = _entered()
-    return bool(entered) and entered[-1][0] == "reference"
+    return len(entered) > 0 and entered[-1][0] == "reference"  # bool(tuple) is no graph in torch 2.9
 
 
 # torch passes registered operators by in forward mode (their tangent would be 0, silently), and refuses them in all
