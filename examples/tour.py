@@ -50,12 +50,18 @@ def main():
     images = dataset.test.fixed()[:: max(1, len(dataset.test) // 24)][:24]
     given = images[:, 0].to(torch.int8)
     given[:, split.height // 2 :] = -1
-    inpainted = model.sample(len(images), seed=1, given=given)
+    inpainted = model.inpaint(given, seed=1, rounds=20)
     assert torch.equal(inpainted[:, :, : split.height // 2], images[:, :, : split.height // 2])
     plots.pairs(images, inpainted, out / "tour_inpainted.png")
 
     # Reconstruct: the code keeps what the window of the PixelCNN does not see.
     plots.pairs(images, model.reconstruct(images, seed=1), out / "tour_reconstructed.png")
+
+    # Walk from the code of one image to that of another; seed and number are the same, so the noise is too.
+    here, there = model.encode(images[:2]).sample()
+    codes = [torch.lerp(here, there, float(t)) for t in torch.linspace(0, 1, 8)]
+    plots.image_grid(torch.cat([model.decode(z[None], seed=1) for z in codes]), 8, out / "tour_walk.png")
+    print(f"log p(z) of the first code: {model.prior.log_prob(here).item():.1f} nats")
 
     # Score, in nats an image.
     torch.manual_seed(0)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DECISIONS", "State", "metropolis"]
+__all__ = ["DECISIONS", "Noises", "State", "metropolis"]
 
 DECISIONS = 5
-"""Uniforms that a step takes for each image, beside those of its pixels."""
+"""Uniforms that a step takes for each image beside those of its pixels."""
 
 
 class State(NamedTuple):
@@ -29,23 +29,31 @@ class State(NamedTuple):
     """Of each pixel given the code and the pixels before it, nats, [N, H, W]."""
 
 
+class Noises(NamedTuple):
+    """What a step is drawn from."""
+
+    normals: Tensor
+    """[N, D]."""
+    uniforms: Tensor
+    """Of the pixels, in [0, 1), [N, H, W]."""
+    decisions: Tensor
+    """In [0, 1), [N, DECISIONS]."""
+
+
 Propose = Callable[[Tensor, Tensor, Tensor], State]
 """The state of this eps [N, D]; with uniforms [N, H, W] it draws the pixels that are -1 in the int8 [N, H, W]."""
 
 
-def metropolis(
-    state: State, given: Tensor, steps: int, noises: Callable[[int], Iterable[Tensor]], propose: Propose
-) -> State:
-    """The state after so many steps, each of which leaves p(eps, missing pixels | given pixels) as it is.
+def metropolis(state: State, given: Tensor, noises: Iterable[Noises], propose: Propose) -> State:
+    """The state after a step for each of `noises`, which leaves p(eps, missing pixels | given pixels) as it is.
 
-    given [N, H, W] int8 is 0 or 1 where a pixel is kept, -1 where it is missing. noises(i) are the normals [N, D] and
-    the uniforms [N, DECISIONS + H * W] of step i. The images of a batch know nothing of each other.
+    given [N, H, W] int8 is 0 or 1 where a pixel is kept, -1 where it is missing. The images of a batch know nothing of
+    each other.
     """
     row = torch.arange(given.shape[1], device=given.device)
     D = max(1, state.eps.shape[1])
-    for i in range(steps):
-        normals, uniforms = noises(i)
-        size, whole, top, bottom, luck = uniforms[:, :DECISIONS].unbind(1)
+    for normals, uniforms, decisions in noises:
+        size, whole, top, bottom, luck = decisions.unbind(1)
         # How far eps moves is drawn anew each time: from all the way down to 1/D of it.
         step = (D**-size)[:, None]
         eps = (1 - step**2).sqrt() * state.eps + step * normals
@@ -54,7 +62,7 @@ def metropolis(
         rows = (whole < 0.5)[:, None] | ((first <= row) & (row <= last))
         drawn = rows[:, :, None] & (given < 0)
         kept = state.images[:, 0].to(torch.int8).masked_fill(drawn, -1)
-        proposed = propose(eps, uniforms[:, DECISIONS:].view(given.shape), kept)
+        proposed = propose(eps, uniforms, kept)
         ratio = (proposed.log_prob - state.log_prob).masked_fill(drawn, 0.0).sum((1, 2))
         accepted = luck.log() < ratio
         pairs = zip(proposed, state, strict=True)

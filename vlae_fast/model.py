@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from vlae_fast import noise, pretrained
 from vlae_fast.checks import real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
-from vlae_fast.inpainting import DECISIONS, State, metropolis
+from vlae_fast.inpainting import DECISIONS, Noises, State, metropolis
 from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder
@@ -33,8 +33,8 @@ __all__ = ["VLAE", "Bound"]
 
 CHUNK = 256
 """Images drawn, or codes scored, at once."""
-START_ROUNDS = 8
-"""Of `reconstruct`, from which inpainting starts."""
+START_ROUNDS = 20
+"""Of code from image and image from code, as inpainting begins: near to what is probable, but not with its chances."""
 
 
 class Bound(NamedTuple):
@@ -223,7 +223,7 @@ class VLAE(nn.Module):
         images = []
         for start in range(0, n, CHUNK):
             count = min(CHUNK, n - start)
-            eps, uniforms = self._noise(seed, noise.SAMPLE, first + start, count, D)
+            eps, uniforms, _ = self._noise(seed, noise.SAMPLE, first + start, count, D)
             code = self._code_of_prior(eps) if z is None else z[start : start + count]
             kept = None if given is None else given[start : start + count]
             images.append(self._draw(self._context(code, count), uniforms, temperature, kept))
@@ -267,7 +267,9 @@ class VLAE(nn.Module):
         for start in range(0, len(images), CHUNK):
             part = images[start : start + CHUNK]
             moments = self._encoder()(part)
-            normals, uniforms = self._noise(seed, noise.RECONSTRUCTION, first + start, len(part), moments[0].shape[1])
+            normals, uniforms, _ = self._noise(
+                seed, noise.RECONSTRUCTION, first + start, len(part), moments[0].shape[1]
+            )
             context = self._context(self._code(moments, normals), len(part))
             parts.append(self._draw(context, uniforms, 1.0, None if given is None else given[start : start + CHUNK]))
         return torch.cat(parts) if parts else torch.empty_like(images)
@@ -276,8 +278,8 @@ class VLAE(nn.Module):
     def inpaint(self, given: Tensor, *, rounds: int = 100, seed: int = 0, first: int = 0) -> Tensor:
         """Images [N, 1, H, W] from p(missing pixels | kept pixels); given [N, H, W] int8 keeps 0 and 1, -1 is missing.
 
-        Each image ends a Markov chain that comes nearer to it with every round (`inpainting`); with 0 rounds it is the
-        start, a few rounds of `reconstruct`. Image i depends on (seed, first + i) and rounds alone.
+        Each image ends a Markov chain that comes nearer to it with every round (`inpainting`); with 0 rounds it is what
+        `reconstruct` leads to, again and again. Image i depends on (seed, first + i) and rounds alone.
         """
         rounds, first = whole("rounds", rounds), whole("first", first)
         check_given(given, None, self._like(), self.config)
@@ -285,20 +287,20 @@ class VLAE(nn.Module):
         if n > CHUNK:
             parts = enumerate(given.split(CHUNK))
             return torch.cat([self.inpaint(p, rounds=rounds, seed=seed, first=first + i * CHUNK) for i, p in parts])
-        eps, uniforms = self._noise(seed, noise.SAMPLE, first, n, D)
+
+        def noises(number: int) -> Noises:
+            return Noises(*self._noise(seed, noise.INPAINTING, first, n, D, DECISIONS, number))
+
+        eps, uniforms, _ = noises(0)
         if self.encoder is not None:
             images = self.sample(n, seed=seed, first=first, given=given)
-            for _ in range(START_ROUNDS):
-                images = self.reconstruct(images, seed=seed, first=first, given=given)
-            z = self._code(self.encoder(images), eps)
+            for number in range(START_ROUNDS):
+                eps, uniforms, _ = noises(number)
+                z = self._code(self.encoder(images), eps)
+                images = self._draw(self._context(z, n), uniforms, 1.0, given)
             eps = z if self.prior_flow is None else self.prior_flow(z)[0]
-        size = D, DECISIONS + self.config.height * self.config.width
-
-        def noises(number: int) -> Iterable[Tensor]:
-            drawn = noise.normals_and_uniforms(seed, noise.INPAINTING, first, n, *size, start=number * sum(size))
-            return (t.to(eps) for t in drawn)
-
-        return metropolis(self._proposed(eps, uniforms, given), given, rounds, noises, self._proposed).images
+        state = self._proposed(eps, uniforms, given)
+        return metropolis(state, given, map(noises, range(START_ROUNDS, START_ROUNDS + rounds)), self._proposed).images
 
     def _proposed(self, eps: Tensor, uniforms: Tensor, given: Tensor) -> State:
         """The image of this noise, and how likely each of its pixels is."""
@@ -326,11 +328,15 @@ class VLAE(nn.Module):
         drawn = (uniforms[:, None] < torch.sigmoid(context / temperature)).to(uniforms.dtype)
         return drawn if given is None else torch.where(given[:, None] < 0, drawn, given[:, None].to(drawn.dtype))
 
-    def _noise(self, seed: int, stream: int, first: int, n: int, normals: int) -> tuple[Tensor, Tensor]:
-        """Standard normals [n, normals] and uniforms [n, H, W] on the model's device."""
-        H, W = self.config.height, self.config.width
-        eps, uniforms = noise.normals_and_uniforms(seed, stream, first, n, normals, H * W)
-        return eps.to(self._like()), uniforms.view(n, H, W).to(self._like())
+    def _noise(
+        self, seed: int, stream: int, first: int, n: int, normals: int, decisions: int = 0, number: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Standard normals [n, normals], uniforms [n, H, W] and [n, decisions] ; the numberth such."""
+        like, pixels = self._like(), (self.config.height, self.config.width)
+        size = normals, math.prod(pixels) + decisions
+        eps, uniforms = noise.normals_and_uniforms(seed, stream, first, n, *size, start=number * sum(size))
+        ours, others = uniforms.to(like).tensor_split([size[1] - decisions], 1)
+        return eps.to(like), ours.view(n, *pixels), others
 
     # --- the rest -----------------------------------------------------------------------------------------------
 
