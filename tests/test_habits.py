@@ -384,3 +384,17 @@ def test_second_derivatives_are_refused():
     gradients = torch.autograd.grad(case.scores(case.model).elbo.sum(), case.model.parameters(), create_graph=True)
     with pytest.raises(NotImplementedError, match=r"no second derivatives; use_backend\('reference'\) has them"):
         sum(g.sum() for g in gradients).backward()
+
+
+def test_transforms_of_torch_func_name_the_backend_that_has_them():
+    case = Case()
+    parameters = {name: p.detach() for name, p in case.model.named_parameters()}
+
+    def loss(parameters):
+        inputs, options = (case.images,), {"noise": case.noise}
+        return torch.func.functional_call(case.model, parameters, inputs, options).elbo.sum()
+
+    with pytest.raises(NotImplementedError, match=r"torch.func run under vlae_fast.use_backend\('reference'\)"):
+        torch.func.grad(loss)(parameters)
+    with use_backend("reference"):
+        assert all(g.isfinite().all() for g in torch.func.grad(loss)(parameters).values())

@@ -229,7 +229,7 @@ class MADEFlow(_Initializable):
         return ops.made_flow_forward(z, self.params(), hidden_context)
 
     def inverse(self, eps: Tensor, hidden_context: Tensor | None = None) -> Tensor:
-        """Sampling direction: eps [N, D] -> z [N, D]."""
+        """Sampling direction: eps [N, D] -> z [N, D]; differentiable, so fed back on itself it wants torch.no_grad."""
         return ops.made_flow_inverse(eps, self.params(), hidden_context)
 
     def _initialize(self, name: str, t: int, activations: Tensor) -> Tensor:
