@@ -82,6 +82,15 @@ def test_uniforms_just_below_one_in_float64():
         ops.pixelcnn_sample(**arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_uniforms_that_half_precision_rounds_to_one(dtype):
+    arguments = mapped(sample_arguments(), lambda t: t.to(dtype))
+    with use_backend("reference"):
+        ops.pixelcnn_sample(**arguments | {"uniforms": torch.ones_like(arguments["uniforms"])})
+        with pytest.raises(ValueError, match="uniforms: values in"):
+            ops.pixelcnn_sample(**arguments | {"uniforms": 1.1 * torch.ones_like(arguments["uniforms"])})
+
+
 def test_a_compiled_graph_still_looks_at_values():
     compiled = torch.compile(ops.pixelcnn_log_prob, fullgraph=True, backend="aot_eager")
     arguments = CASES["pixelcnn_log_prob"]()
