@@ -31,6 +31,8 @@ WAYS = {
 @pytest.fixture(scope="module")
 def simulated() -> Iterator[ModuleType]:
     if "VLAE_FAST_PTX" in os.environ:  # what nvcc makes of the kernels, executed
+        if not cuda.available():
+            pytest.skip("needs nvcc")
         with cuda.module(int(os.environ["VLAE_FAST_PTX"])) as (module, _):
             yield module
         return
