@@ -5,6 +5,7 @@ sets g and b of every layer, one after the other, so that its outputs over the b
 deviation.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,13 @@ def direction(v: Tensor, axes: tuple[int, ...] | int, mask: Tensor | None = None
     """v / |v| over `axes`, forbidden entries zeroed first; an all-zero v stays zero, with zero gradient."""
     v = v if mask is None else v * mask
     return v / torch.linalg.vector_norm(v, dim=axes, keepdim=True).clamp_min(1e-8)
+
+
+MAX_GAIN = 4.0
+"""Largest first gain in encoder and decoder. Where several layers had larger ones, as for tiny images, most inputs of a
+convolution being outside, rounding errors would become signal and the first steps would throw z far away."""
+FEW_INPUTS = 512
+"""Inputs of the largest matrix product in the paper's model, for which its step size was chosen."""
 
 
 def _random(*shape: int) -> nn.Parameter:
@@ -74,15 +82,15 @@ class _Initializable(nn.Module):
                 parameter.zero_()
 
     @staticmethod
-    def set_gain_and_bias(t: Tensor, g: Tensor, b: Tensor, std: float = INIT_STD) -> Tensor:
+    def set_gain_and_bias(t: Tensor, g: Tensor, b: Tensor, std: float = INIT_STD, most: float = math.inf) -> Tensor:
         """Sets g, b [C] in place so that g * t + b has mean 0 and the given std over all axes of t but 1; returns it.
 
-        An output that does not vary over the batch keeps g = 1 and is centred.
+        An output that hardly varies over the batch gets g = `most`, one that does not vary g = 1; both are centred.
         """
         axes = [axis for axis in range(t.dim()) if axis != 1]
         shape = [1, -1] + [1] * (t.dim() - 2)
         mean, spread = t.mean(axes), t.std(axes, correction=0)
-        g.copy_(torch.where(spread > 1e-6, std / spread.clamp_min(1e-6), 1.0))
+        g.copy_(torch.where(spread > 1e-6, (std / spread).clamp_max(most), 1.0))
         b.copy_(-g * mean)
         return g.view(shape) * t + b.view(shape)
 
@@ -120,15 +128,21 @@ class _Layer(_Initializable):
         # torch's fused op, that of its own parametrization: for small weights its call costs less than that of ours
         weight = torch._weight_norm(self.v, self.g.view(self.g_shape), self.out_axis)
         if self.initializing:  # g is 1
-            return self.set_gain_and_bias(self.apply_weight(x, weight, None), self.g, self.b)
+            return self.set_gain_and_bias(self.apply_weight(x, weight, None), self.g, self.b, most=MAX_GAIN)
         return self.apply_weight(x, weight, self.b)
 
 
 class Linear(_Layer):
-    """[N, inputs] -> [N, outputs]."""
+    """[N, inputs] -> [N, outputs].
+
+    A step of Adamax moves all entries of v alike, and an output by their sum: the more inputs, the further. Only v's
+    direction counts, so a longer v makes steps shorter; they are as long as with FEW_INPUTS where there are more.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(outputs, inputs)
+        with torch.no_grad():
+            self.v.mul_(max(1.0, inputs / FEW_INPUTS) ** 0.5)
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The product itself."""
