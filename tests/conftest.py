@@ -6,6 +6,7 @@ from collections.abc import Iterator
 # The tests of Triton kernels run on the CPU: interpreted, or compiled for an architecture, as VLAE_FAST_PTX=80 says.
 os.environ["TRITON_INTERPRET"] = "0" if "VLAE_FAST_PTX" in os.environ else "1"  # before anything imports Triton
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -89,3 +90,15 @@ def made_params(D=64, M=640, T=4, scale=False, degrees=None, dtype=torch.float32
         draw(T, R, fan=4),
         masks.made_degrees(D, M) if degrees is None else degrees,
     )
+
+
+@pytest.fixture
+def bars(tmp_path):
+    """Images of one to three vertical bars, grey at their edges: there is something to learn."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((200, 9, 8), np.uint8)
+    for image in images:
+        for column in rng.integers(0, 8, rng.integers(1, 4)):
+            image[:, column] = rng.choice([130, 255])
+    np.save(tmp_path / "bars.npy", images)
+    return tmp_path / "bars.npy"

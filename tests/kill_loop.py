@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from vlae_fast import TrainConfig, VLAEConfig, checkpoint
 from vlae_fast.data import Dataset, Split
@@ -63,11 +64,10 @@ def fingerprint(out: Path) -> dict[str, object]:
     progress.pop("seconds")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {
-        "weights": checkpoint.digest({}, {"": (out / "model.safetensors").read_bytes().hex()}),
+        "weights": checkpoint.digest(load_file(out / "model.safetensors")),
         "state": state,
         "progress": progress,
-        # Means over the training steps since the last start differ; what was validated does not.
-        "validation": [{k: v for k, v in row.items() if k != "seconds" and not k.startswith("train")} for row in rows],
+        "metrics": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],
         "files": sorted(path.name for path in out.iterdir()),
     }
 

@@ -54,7 +54,7 @@ def test_figures_are_what_their_names_say(split):
 def test_active_units():
     mean = torch.randn(1000, 4) * torch.tensor([1.0, 0.2, 0.05, 0.0]) + 3
     assert latent.active_units(mean) == 2
-    assert latent.active_units(mean[:1]) == 0
+    assert latent.active_units(mean[:1]) is None
 
 
 def test_mutual_information_against_every_pair(monkeypatch):
@@ -110,8 +110,18 @@ def test_posterior_collapse_is_said(split):
     assert result.mutual_information_nats == pytest.approx(0, abs=1e-6)
     assert result.warning.startswith("posterior collapse: KL 0.000 nats")
     assert result.warning in str(result)
-    assert latent.collapse(5.0, 0).startswith("posterior collapse: no active unit")
-    assert latent.collapse(5.0, 1) is latent.collapse(5.0, None) is None
+    used, unused = torch.tensor([4.0, 6.0]), torch.tensor([0.01, 0.02])
+    assert latent.collapse(used, 0).startswith("posterior collapse: no active unit")
+    assert latent.collapse(used, 1) is latent.collapse(used, None) is None
+    assert latent.collapse(unused, 1).startswith("posterior collapse: KL 0.015 nats")
+    for too_few in (unused[:1], torch.tensor([-2.0, 2.0])):  # a sampled KL may be small by chance
+        assert latent.collapse(too_few, 1) is None
+
+
+def test_a_single_image_claims_nothing(split):
+    result = run(model(), split, subset=1)
+    assert result.active_units is result.mutual_information_nats is result.warning is None
+    assert latent.SINGLE_REASON in str(result)
 
 
 class Stop(BaseException):

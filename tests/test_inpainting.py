@@ -73,7 +73,7 @@ def total_variation(model, given, drawn):
 @pytest.mark.parametrize("name", MODELS)
 def test_draws_from_the_exact_conditional(name, monkeypatch):
     """The last pixels are kept, which those before them know nothing of while they are drawn."""
-    monkeypatch.setattr("vlae_fast.model.CHUNK", CHAINS)  # fewer calls
+    monkeypatch.setattr("vlae_fast.networks.CHUNK", CHAINS)  # fewer calls
     model = made(MODELS[name])
     given = torch.full((model.config.height, model.config.width), -1, dtype=torch.int8)
     if name != "1x1":
@@ -98,11 +98,11 @@ def test_some_pixels_of_an_image_of_some_images():
     assert model.inpaint(given[:0], rounds=2).shape == (0, 1, 2, 3)
 
 
-def test_larger_batches_are_drawn_in_parts(monkeypatch):
+def test_larger_batches_are_drawn_in_parts():
     model = made(SMALL)
     given = torch.randint(-1, 2, (7, 2, 3), dtype=torch.int8)
     drawn = model.inpaint(given, rounds=3)
-    monkeypatch.setattr("vlae_fast.model.CHUNK", 3)
+    model.chunk = 3
     assert torch.equal(model.inpaint(given, rounds=3), drawn)
 
 

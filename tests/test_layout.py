@@ -15,7 +15,7 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"train", "evaluate"},
-    {"latent", "plots", "run_folder", "device"},
+    {"latent", "plots", "run_folder", "device", "objective", "console"},
     {"model"},
     {"networks", "distributions", "inpainting", "inputs"},
     {"layers", "data"},

@@ -1,56 +1,21 @@
 """Training on small real-format data: it learns, resumes bit for bit, survives signals, guards against divergence."""
 
 import errno
-import hashlib
-import json
 import os
 import resource
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_training import TINY, digest, metrics, trainer
 
-from vlae_fast import VLAE, TrainConfig, VLAEConfig, latent
+from vlae_fast import VLAE, latent
 from vlae_fast.checkpoint import CheckpointError, write_tensors
 from vlae_fast.data import load
-from vlae_fast.model import Bound
-from vlae_fast.train import BAD_STEPS, DivergedError, Trainer
-
-TINY = replace(VLAEConfig.preset("tiny"), height=9, width=8)
-CONFIG = TrainConfig(
-    data="bars", batch_size=16, polyak=0.8, validation_images=20, validation_epochs=4, free_bits_nats=1.0
-)
-
-
-@pytest.fixture
-def bars(tmp_path):
-    """Images of one to three vertical bars, grey at their edges: there is something to learn."""
-    rng = np.random.default_rng(0)
-    images = np.zeros((200, 9, 8), np.uint8)
-    for image in images:
-        for column in rng.integers(0, 8, rng.integers(1, 4)):
-            image[:, column] = rng.choice([130, 255])
-    np.save(tmp_path / "bars.npy", images)
-    return tmp_path / "bars.npy"
-
-
-def trainer(bars, out, model=TINY, **changes):
-    return Trainer(model, replace(CONFIG, **changes), load(str(bars)), out)
-
-
-def digest(folder):
-    return hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -143,77 +108,6 @@ def test_minutes_count_over_resumptions(bars, tmp_path):
     step = first.progress.step
     assert first.run(minutes=0.02)
     assert first.progress.step == step
-
-
-COMMAND = [sys.executable, "-m", "vlae_fast", "train", "--preset", "tiny", "--batch-size", "16"]
-
-
-def start(bars, out, *flags):
-    return subprocess.Popen(
-        [*COMMAND, "--data", str(bars), "--out", str(out), *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for(path, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, f"no {path.name} after {seconds} s"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_state(bars, tmp_path, number):
-    out = tmp_path / "run"
-    process = start(bars, out)
-    wait_for(out / "metrics.jsonl", process)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "saved at step" in output
-    assert "Traceback" not in output
-    saved = Trainer(replace(TINY, height=9, width=8), TrainConfig(data=str(bars), batch_size=16), load(str(bars)), out)
-    assert saved.progress.step > 0
-
-
-def test_two_trainings_in_one_folder_are_refused(bars, tmp_path):
-    out = tmp_path / "run"
-    first = start(bars, out)
-    try:
-        wait_for(out / "metrics.jsonl", first)
-        second = start(bars, out)
-        output, _ = second.communicate(timeout=60)
-        assert second.returncode == 2
-        assert "another training runs in this folder" in output
-        assert first.poll() is None
-    finally:
-        first.kill()
-        first.communicate()
-    third = start(bars, out, "--epochs", "1")  # a killed process holds no lock
-    output, _ = third.communicate(timeout=60)
-    assert third.returncode == 0, output
-
-
-def test_guard_skips_bad_steps_then_ends_with_the_last_good_state(bars, tmp_path, monkeypatch):
-    out = tmp_path / "run"
-    t = trainer(bars, out)
-    t.run(epochs=1)
-    before = {name: tensor.clone() for name, tensor in t._tensors().items()}
-    nan = Bound(*(torch.full((16, 3)[:n], float("nan")) for n in (1, 1, 2)))
-    monkeypatch.setattr(t.model, "elbo", lambda images, noise: Bound(*(x + t.model.encoder.dense.g[0] for x in nan)))
-    with pytest.raises(DivergedError, match=f"{BAD_STEPS} steps in a row gave NaN"):
-        t.run(epochs=5)
-    resumed = trainer(bars, out)
-    assert all(torch.equal(x, before[name]) for name, x in resumed._tensors().items())
-
-
-def test_large_gradients_are_skipped(bars, tmp_path):
-    with pytest.raises(DivergedError, match="gradient norm above 1e-06"):
-        trainer(bars, tmp_path / "run", gradient_limit=1e-6).run(epochs=5)
 
 
 def test_another_config_is_refused_and_the_run_left_alone(bars, tmp_path):
@@ -314,9 +208,9 @@ def test_killed_at_every_flush_and_renaming(bars, tmp_path, monkeypatch):
         instants += 1
     assert instants > 9
     assert {p.name for p in out.iterdir()} == {p.name for p in alone.iterdir()}
-    assert (out / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
-    a, b = load_file(alone / "state.safetensors"), load_file(out / "state.safetensors")
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    for name in ("model.safetensors", "state.safetensors"):
+        a, b = load_file(alone / name), load_file(out / name)
+        assert all(torch.equal(a[tensor], b[tensor]) for tensor in a)
     assert len(metrics(out)) == 1
 
 
@@ -383,18 +277,3 @@ def test_what_cannot_be_written_leaves_the_state_alone(bars, tmp_path, case, mon
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert contents(out) == before
     assert trainer(bars, out).progress.step == 10
-
-
-def test_free_bits_readings():
-    """Kingma et al. 2016, eq. 15: what is below the free nats costs nothing, the true KL is reported."""
-    bound = Bound(torch.tensor([-5.0, -7.0]), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-
-    def loss(**changes):
-        t = Trainer.__new__(Trainer)
-        t.config = replace(CONFIG, **changes)
-        return t._loss(bound).item()
-
-    assert loss(free_bits_nats=0.0) == 7.5
-    assert loss(free_bits_nats=1.0) == 7.5
-    assert loss(free_bits_nats=4.0) == 10.0
-    assert loss(free_bits_nats=1.6, free_bits_groups="dimension") == pytest.approx(6 + 1.0 + 0.8)

@@ -15,7 +15,7 @@ try:  # flags are made from these classes where the extra `cli` is installed
 except ModuleNotFoundError:
     Suppress = None  # type: ignore[misc]
 
-__all__ = ["PixelCNNSpec", "TrainConfig", "VLAEConfig", "from_dict"]
+__all__ = ["PixelCNNSpec", "TrainConfig", "VLAEConfig", "from_dict", "of_this_version"]
 
 T = TypeVar("T")
 
@@ -269,12 +269,12 @@ class TrainConfig:
     """Share of the averaged weights that each step keeps; step t at most (1 + t) / (10 + t)."""
     free_bits: Literal["hard", "soft"] = "hard"
     """hard: the KL below the free nats costs nothing; soft: the weight of the KL is steered until it meets them."""
-    free_bits_nats: float = 7.84
-    """KL in nats that is free: the paper's 0.01 nats a pixel of a 28x28 image."""
+    free_bits_nats_per_pixel: float = 0.01
+    """KL that is free, nats for each pixel of an image: the paper's number, 7.84 nats for 28x28 pixels."""
     free_bits_groups: Literal["all", "dimension"] = "all"
     """Count the free nats over all of z at once, or an equal share for each dimension."""
-    gradient_limit: float = 100_000.0
-    """Norm of the gradient above which a step is skipped; ten in a row end the training."""
+    gradient_clip: float = 10.0
+    """A gradient that is longer than so many times the running mean of its norm is scaled down to that."""
     validation_images: int = 2000
     """Images of the validation split that each validation looks at, drawn at random once."""
     validation_epochs: float = 1.0
@@ -285,8 +285,8 @@ class TrainConfig:
     """Seed of the initial weights, the order of the images and all noise."""
 
     def __post_init__(self) -> None:
-        positive = dict.fromkeys(("gradient_limit", "validation_epochs", "checkpoint_minutes"), (1e-9, 1e9))
-        others = dict.fromkeys(("anneal_from", "anneal_to", "free_bits_nats"), (0.0, 1e9))
+        positive = dict.fromkeys(("gradient_clip", "validation_epochs", "checkpoint_minutes"), (1e-9, 1e9))
+        others = dict.fromkeys(("anneal_from", "anneal_to", "free_bits_nats_per_pixel"), (0.0, 1e9))
         _normalise(
             self,
             **positive,
@@ -300,6 +300,20 @@ class TrainConfig:
             raise ValueError(
                 f"anneal_to: 0, or more than anneal_from = {self.anneal_from:g} wanted, got {self.anneal_to:g}"
             )
+
+
+def of_this_version(run: Any) -> Any:
+    """What the config.json of a run holds, in the fields that a TrainConfig has now; anything else stays as it is.
+
+    Free bits were once said in nats an image, and the gradient's limit in absolute numbers.
+    """
+    try:
+        model, training = run["model"], dict(run["training"])
+        per_pixel = training.pop("free_bits_nats") / (model["height"] * model["width"])
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return run
+    training.pop("gradient_limit", None)
+    return {**run, "training": {**training, "free_bits_nats_per_pixel": per_pixel}}
 
 
 def from_dict(cls: type[T], values: Any, where: str) -> T:

@@ -73,9 +73,9 @@ class Evaluation:
     latent_size: int | None = None
     """Dimensions of z."""
     active_units: int | None = None
-    """Dimensions of z whose posterior mean varies over these images; None for an IAF posterior too."""
+    """Dimensions of z whose posterior mean varies over these images; None for an IAF posterior or one image too."""
     mutual_information_nats: float | None = None
-    """I(x; z), an estimate that cannot exceed log(images); None for an IAF posterior too."""
+    """I(x; z), an estimate that cannot exceed log(images); None for an IAF posterior or one image too."""
     warning: str | None = None
     """Set where the latent code is not used."""
 
@@ -109,7 +109,8 @@ class Evaluation:
             f"effective sample size   {self.effective_sample_size} of 1",
         ]
         if self.active_units is None:
-            lines.append(f"active units            not known: {latent.IAF_REASON}")
+            reason = latent.IAF_REASON if self.images > 1 else latent.SINGLE_REASON
+            lines.append(f"active units            not known: {reason}")
         else:
             lines += [
                 f"active units            {self.active_units} of {self.latent_size}",
@@ -153,11 +154,11 @@ def evaluate(
             "effective_sample_size": Mean.of(ess),
             "latent_size": model.config.latent_size,
         }
-        gaussian = latent.moments(model, images)
+        gaussian = latent.moments(model, images) if len(images) > 1 else None
         if gaussian is not None:
             found["active_units"] = latent.active_units(gaussian[0])
             found["mutual_information_nats"] = latent.mutual_information_nats(*gaussian, seed)
-        found["warning"] = latent.collapse(kl.mean().item(), found.get("active_units"))
+        found["warning"] = latent.collapse(kl, found.get("active_units"))
     return Evaluation(
         images=len(images),
         samples=samples,

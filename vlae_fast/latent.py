@@ -10,14 +10,14 @@ from torch.distributions import Independent
 from vlae_fast import noise
 from vlae_fast.model import VLAE
 
-__all__ = ["IAF_REASON", "active_units", "collapse", "moments", "mutual_information_nats"]
+__all__ = ["IAF_REASON", "SINGLE_REASON", "active_units", "collapse", "moments", "mutual_information_nats"]
 
 ACTIVE_VARIANCE = 0.01
 """Variance of E_q[z_d] over images above which unit d is active (Burda et al. 2016, arXiv:1509.00519, section 5.2)."""
 COLLAPSED_NATS = 0.1
 """Mean KL below which z says nothing worth the name about an image."""
 IAF_REASON = "an IAF posterior has no closed form for E_q[z], and its density at another code takes an inversion"
-_ENCODED = 256
+SINGLE_REASON = "a single image does not show what varies"
 _PAIRS = 2**22
 
 
@@ -26,14 +26,14 @@ def moments(model: VLAE, images: Tensor) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation [N, D] of q(z|x) of images [N, 1, H, W]; None where it is not a Gaussian."""
     if model.encoder is None or model.posterior_flow is not None:
         return None
-    posteriors = [model.encode(part) for part in images.split(_ENCODED)]
+    posteriors = [model.encode(part) for part in images.split(model.chunk)]
     gaussians = [q.base_dist for q in posteriors if isinstance(q, Independent)]
     return torch.cat([q.mean for q in gaussians]), torch.cat([q.stddev for q in gaussians])
 
 
-def active_units(mean: Tensor) -> int:
-    """Units of z whose posterior mean [N, D] varies over images; a single image shows none."""
-    return int((mean.var(0) > ACTIVE_VARIANCE).sum()) if len(mean) > 1 else 0
+def active_units(mean: Tensor) -> int | None:
+    """Units of z whose posterior mean [N, D] varies over images; None for a single image, which cannot tell."""
+    return int((mean.var(0) > ACTIVE_VARIANCE).sum()) if len(mean) > 1 else None
 
 
 def mutual_information_nats(mean: Tensor, std: Tensor, seed: int) -> float:
@@ -61,10 +61,14 @@ def _log_densities(z: Tensor, mean: Tensor, std: Tensor) -> Iterator[tuple[slice
         yield rows, z[rows] @ (mean * precision).T - 0.5 * z[rows] ** 2 @ precision.T + constant
 
 
-def collapse(kl_nats: float, active: int | None) -> str | None:
-    """A warning where the code is not used: the KL of an image, or the number of active units, is about 0."""
-    if kl_nats < COLLAPSED_NATS:
-        return f"posterior collapse: KL {kl_nats:.3f} nats an image; the decoder ignores the latent code"
+def collapse(kl_nats: Tensor, active: int | None) -> str | None:
+    """A warning where the code is not used: the mean of the KL of images [N], or the number of active units, is 0.
+
+    Said of the KL only where its mean is small by two standard errors, so never of a single image.
+    """
+    N, mean = len(kl_nats), kl_nats.mean().item()
+    if N > 1 and mean + 2 * kl_nats.std().item() / math.sqrt(N) < COLLAPSED_NATS:
+        return f"posterior collapse: KL {mean:.3f} nats an image; the decoder ignores the latent code"
     if active == 0:
         return "posterior collapse: no active unit; q(z|x) is the same for all images"
     return None

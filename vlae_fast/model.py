@@ -27,12 +27,10 @@ from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.inpainting import DECISIONS, Noises, State, metropolis
 from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
-from vlae_fast.networks import Decoder, Encoder
+from vlae_fast.networks import Decoder, Encoder, images_at_once
 
 __all__ = ["VLAE", "Bound"]
 
-CHUNK = 256
-"""Images drawn, or codes scored, at once."""
 START_ROUNDS = 20
 """Of code from image and image from code, as inpainting begins: near to what is probable, but not with its chances."""
 
@@ -67,6 +65,8 @@ class VLAE(nn.Module):
         super().__init__()
         self.config = config
         """Which variant this is."""
+        self.chunk = images_at_once(config)
+        """Images drawn, or codes scored, at once."""
         c = config
         latent = c.conditioning == "latent"
         self.encoder = Encoder(c) if latent else None
@@ -174,12 +174,12 @@ class VLAE(nn.Module):
             return exact, torch.zeros_like(exact)
         D = self.config.latent_size
         reconstruction, kl = (images.new_empty(len(images), samples, dtype=torch.float64) for _ in range(2))
-        group = max(1, CHUNK // samples)  # images scored together
+        group = max(1, self.chunk // samples)  # images scored together
         for i in range(0, len(images), group):
             part = images[i : i + group]
             mean, log_std, context = self.encoder(part)
-            for start in range(0, samples, CHUNK):
-                count = min(CHUNK, samples - start)
+            for start in range(0, samples, self.chunk):
+                count = min(self.chunk, samples - start)
                 eps, _ = noise.normals_and_uniforms(
                     seed, noise.POSTERIOR, first + i, len(part), count * D, start=start * D
                 )
@@ -218,16 +218,15 @@ class VLAE(nn.Module):
         n, first, temperature = whole("n", n), whole("first", first), real("temperature", temperature, positive=True)
         if given is not None:
             check_given(given, n, self._like(), self.config)
-        c = self.config
-        D = c.latent_size if c.conditioning == "latent" else 0
+        D = 0 if self.encoder is None else self.config.latent_size
         images = []
-        for start in range(0, n, CHUNK):
-            count = min(CHUNK, n - start)
+        for start in range(0, n, self.chunk):
+            count = min(self.chunk, n - start)
             eps, uniforms, _ = self._noise(seed, noise.SAMPLE, first + start, count, D)
             code = self._code_of_prior(eps) if z is None else z[start : start + count]
             kept = None if given is None else given[start : start + count]
             images.append(self._draw(self._context(code, count), uniforms, temperature, kept))
-        return torch.cat(images) if images else self._like().new_empty(0, 1, c.height, c.width)
+        return torch.cat(images) if images else self._like().new_empty(0, 1, self.config.height, self.config.width)
 
     @torch.no_grad()
     def decode(
@@ -264,14 +263,15 @@ class VLAE(nn.Module):
         if given is not None:
             check_given(given, len(images), images, self.config)
         parts = []
-        for start in range(0, len(images), CHUNK):
-            part = images[start : start + CHUNK]
+        for start in range(0, len(images), self.chunk):
+            part = images[start : start + self.chunk]
             moments = self._encoder()(part)
             normals, uniforms, _ = self._noise(
                 seed, noise.RECONSTRUCTION, first + start, len(part), moments[0].shape[1]
             )
             context = self._context(self._code(moments, normals), len(part))
-            parts.append(self._draw(context, uniforms, 1.0, None if given is None else given[start : start + CHUNK]))
+            kept = None if given is None else given[start : start + len(part)]
+            parts.append(self._draw(context, uniforms, 1.0, kept))
         return torch.cat(parts) if parts else torch.empty_like(images)
 
     @torch.no_grad()
@@ -284,9 +284,9 @@ class VLAE(nn.Module):
         rounds, first = whole("rounds", rounds), whole("first", first)
         check_given(given, None, self._like(), self.config)
         n, D = len(given), 0 if self.encoder is None else self.config.latent_size
-        if n > CHUNK:
-            parts = enumerate(given.split(CHUNK))
-            return torch.cat([self.inpaint(p, rounds=rounds, seed=seed, first=first + i * CHUNK) for i, p in parts])
+        if n > self.chunk:
+            parts = zip(range(first, first + n, self.chunk), given.split(self.chunk), strict=True)
+            return torch.cat([self.inpaint(part, rounds=rounds, seed=seed, first=i) for i, part in parts])
 
         def noises(number: int) -> Noises:
             return Noises(*self._noise(seed, noise.INPAINTING, first, n, D, DECISIONS, number))

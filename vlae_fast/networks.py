@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from vlae_fast.config import VLAEConfig
 from vlae_fast.layers import Conv3x3, Linear, ResNetBlock
 
-__all__ = ["Decoder", "Encoder"]
+__all__ = ["Decoder", "Encoder", "images_at_once"]
+
+CHUNK = 256
+"""Images drawn or scored at once at most ..."""
+CHUNK_BYTES = 2**28
+"""... and about how many bytes their feature maps may take."""
 
 
 class Encoder(nn.Module):
@@ -66,6 +71,13 @@ class Decoder(nn.Module):
         h = h.contiguous(memory_format=torch.channels_last)  # in which torch upsamples twice as fast
         maps: Tensor = self.output(F.elu(self.blocks(h)))
         return maps
+
+
+def images_at_once(config: VLAEConfig) -> int:
+    """How many images to draw or score together, so that memory does not grow with their number and their size."""
+    maps = max(config.pixelcnn_channels + config.context_maps, config.encoder_channels[0])  # of the size of the image
+    alive = 4  # such sets of maps, float32, where no gradient is wanted
+    return max(1, min(CHUNK, CHUNK_BYTES // (4 * alive * maps * config.height * config.width)))
 
 
 def _sizes(config: VLAEConfig) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlae_fast import checkpoint, pretrained
 from vlae_fast.checkpoint import CheckpointError
-from vlae_fast.config import TrainConfig, VLAEConfig, from_dict
+from vlae_fast.config import TrainConfig, VLAEConfig, from_dict, of_this_version
 from vlae_fast.data import Dataset
 from vlae_fast.folder_lock import FolderLock
 
@@ -41,6 +41,9 @@ _BEGINNING = {"config.json", "data.png"}
 FREE = {"data", "data_dir", "data_order", "image_size", "checkpoint_minutes", "validation_epochs"}
 """Options of a training that may change when it goes on; a digest tells whether the data are the same."""
 
+_FIRST_FIELDS = {"step", "seconds", "kl_weight", "best_nats"}
+"""Of Progress, those that states of every version hold."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 200
 
@@ -56,22 +59,47 @@ class Progress:
     """gamma of soft free bits."""
     best_nats: float = float("inf")
     """Lowest validation negative ELBO so far, that of model.safetensors."""
+    gradient_norm: float = 0.0
+    """Running mean of the gradient's norm; 0: none yet."""
+    skipped_steps: int = 0
+    """Steps that gave NaN or infinity and changed nothing."""
+    clipped_steps: int = 0
+    """Steps whose gradient was scaled down."""
+    train_images: int = 0
+    """Images trained on since the last line of metrics.jsonl, and their sums in nats:"""
+    train_negative_elbo_nats: float = 0.0
+    train_kl_nats: float = 0.0
+
+    def add(self, elbo: Tensor, kl: Tensor) -> None:
+        """Counts the images of a step with their bounds and KL, both [N] nats."""
+        self.train_images += len(elbo)
+        self.train_negative_elbo_nats -= elbo.double().sum().item()
+        self.train_kl_nats += kl.double().sum().item()
+
+    def forget_sums(self) -> None:
+        """Begins anew, after a line of metrics.jsonl."""
+        self.train_images, self.train_negative_elbo_nats, self.train_kl_nats = 0, 0.0, 0.0
 
     @classmethod
     def from_json(cls, text: str) -> "Progress":
         """What a state's metadata hold. Raises ValueError."""
         values = json.loads(text)
         defaults = dataclasses.asdict(cls())
-        if not isinstance(values, dict) or values.keys() != defaults.keys():
+        if not isinstance(values, dict) or not _FIRST_FIELDS <= values.keys() <= defaults.keys():
             raise ValueError("other fields")
-        if any(
-            type(values[name]) is not type(default) or math.isnan(values[name]) for name, default in defaults.items()
-        ):
+        if any(type(value) is not type(defaults[name]) or math.isnan(value) for name, value in values.items()):
             raise ValueError("a value of another type")
-        in_range = 0 <= values["step"] < 2**63 and 0 <= values["seconds"] < math.inf and 0 < values["kl_weight"] <= 1
-        if not in_range or math.isnan(values["best_nats"]):
+        progress = cls(**values)
+        counts = (progress.step, progress.skipped_steps, progress.clipped_steps, progress.train_images)
+        sums = (progress.train_negative_elbo_nats, progress.train_kl_nats)
+        if not (
+            all(0 <= count < 2**63 for count in counts)
+            and all(0 <= value < math.inf for value in (progress.seconds, progress.gradient_norm))
+            and all(map(math.isfinite, sums))
+            and 0 < progress.kl_weight <= 1
+        ):
             raise ValueError("a value out of its range")
-        return cls(**values)
+        return progress
 
 
 def is_own(name: str) -> bool:
@@ -275,7 +303,7 @@ def configs_of(path: Path) -> tuple[VLAEConfig, TrainConfig] | None:
     file = path / "config.json"
     if not os.path.lexists(file):
         return None
-    config = checkpoint.read_json(file)
+    config = of_this_version(checkpoint.read_json(file))
     if not isinstance(config, dict) or not {"data", "model", "training"} <= config.keys():
         return None
     return (
@@ -286,6 +314,7 @@ def configs_of(path: Path) -> tuple[VLAEConfig, TrainConfig] | None:
 
 def _parsed(config: Any) -> Any:
     """With the fields that a version before this one did not have; as it is where this version cannot read it."""
+    config = of_this_version(config)
     kinds: dict[str, Any] = {"model": VLAEConfig, "training": TrainConfig}
     for name, kind in kinds.items():
         with contextlib.suppress(ValueError, TypeError, KeyError):

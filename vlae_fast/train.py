@@ -2,12 +2,11 @@
 
 import copy
 import dataclasses
-import signal
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,27 +15,37 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlae_fast import latent, noise, plots
-from vlae_fast.bar import progress
+from vlae_fast.checkpoint import CheckpointError
+from vlae_fast.checks import NonFiniteError
 from vlae_fast.config import TrainConfig, VLAEConfig
+from vlae_fast.console import Bar, stop_on_signal
 from vlae_fast.data import Dataset
 from vlae_fast.device import pick
 from vlae_fast.model import VLAE, Bound
+from vlae_fast.objective import free_bits_loss
 from vlae_fast.run_folder import Progress, Row, RunFolder
 
-__all__ = ["DivergedError", "Trainer"]
+__all__ = ["DivergedError", "Trainer", "UnsavedError"]
 
-Bar = Any  # tqdm carries no types
 LEAST_STEPS = 20
 """Steps between two validations at least: on a small data set they would take longer than the training."""
 BAD_STEPS = 10
-"""Steps in a row that the gradient guard skips before it ends the training."""
+"""Steps in a row that are skipped, as they gave NaN or infinity, before the training ends."""
+BAD_SHARE = 0.1
+"""Share of skipped steps from which on a training has failed."""
+NORM_KEPT = 0.98
+"""Share of the running norm of the gradient that each step keeps."""
 
 RESIDENT_BYTES = 2**30
 """Training images that take no more live on the GPU."""
 
 
 class DivergedError(RuntimeError):
-    """The training cannot go on; the last good state is on the disk."""
+    """The training cannot go on, or skipped too many steps; the last good state is on the disk."""
+
+
+class UnsavedError(RuntimeError):
+    """The training ended, and its last state or its last figures could not be written."""
 
 
 class Trainer:
@@ -80,7 +89,7 @@ class Trainer:
         """What lies on the disk."""
         resumed = resumed or RunFolder.has_state(self.out)  # somebody may have trained here since
         if not resumed and start is None:
-            count = min(8 * config.batch_size, len(self.split))
+            count = min(max(self.model.chunk, self._batch), len(self.split))
             self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]).cpu())
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
@@ -88,6 +97,7 @@ class Trainer:
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
         """Adamax."""
         self._saved_step: int | None = None
+        self._unwritten: str | None = None
         if resumed:
             self._load()
         self.folder.drop_metrics_after(self.progress.step)
@@ -98,60 +108,71 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Steps that show every training image once."""
-        return -(-len(self.split) // self.config.batch_size)
+        return -(-len(self.split) // self._batch)
+
+    @property
+    def _batch(self) -> int:
+        """Images of a step, the last one of an epoch excepted."""
+        return min(self.config.batch_size, len(self.split))
 
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
         """Trains until the run has `minutes` of training steps or `epochs` behind it, is annealed, or a signal comes.
 
-        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it.
+        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it, or nobody reads
+        its output any more; the state is saved. In a thread other than the main one signals act as usual. What cannot
+        be written is tried again later.
 
-        Raises DivergedError, the last good state saved, where ten steps in a row fail; CheckpointError where another
-        process trains in this folder.
+        Raises DivergedError, the last good state saved, where ten steps in a row, or a tenth of all, give NaN or
+        infinity; UnsavedError where in the end something remains unwritten; CheckpointError where another process
+        trains in this folder.
         """
         ends = [epoch for epoch in (epochs, self.config.anneal_to or None) if epoch is not None]
         last_step = round(min(ends) * self.steps_per_epoch) if ends else None
         total_seconds = None if minutes is None else 60 * minutes
         interval = max(LEAST_STEPS, round(self.config.validation_epochs * self.steps_per_epoch))
-        rows: list[Bound] = []
+        p = self.progress
         bad_steps = 0
         saved = time.monotonic()
 
         def done() -> bool:
-            p = self.progress
             return (last_step is not None and p.step >= last_step) or (
                 total_seconds is not None and p.seconds >= total_seconds
             )
 
-        with self.folder.locked(), _stop_on_signal() as stopped, self._bar(last_step, total_seconds) as bar:
-            while not (done() or stopped):
+        with self.folder.locked(), stop_on_signal() as stopped, self._bar(last_step, total_seconds) as bar:
+            while True:
+                if p.train_images and (p.step % interval == 0 or done()):
+                    self._unwritten = _attempt(lambda: self._validate(bar), bar)
+                    _attempt(self.save, bar)
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                    _attempt(self.save, bar)
+                    saved = time.monotonic()
+                if done() or stopped or bar.gone:
+                    break
                 start = time.monotonic()
                 bound = self._step()
                 bad_steps = 0 if bound is not None else bad_steps + 1
                 if bad_steps == BAD_STEPS:
-                    self.save()
+                    self._save_at_end()
                     raise DivergedError(
-                        f"{BAD_STEPS} steps in a row gave NaN or a gradient norm above {self.config.gradient_limit:g}; "
-                        f"the last good state is in {self.out}"
+                        f"{BAD_STEPS} steps in a row gave NaN or infinity; the last good state is in {self.out}"
                     )
-                self.progress.step += 1
+                p.step += 1
                 seconds = time.monotonic() - start
-                self.progress.seconds += seconds
-                if bound is not None:
-                    rows.append(bound)
-                    self._show(bar, bound, seconds, total_seconds is not None)
-                if rows and (self.progress.step % interval == 0 or done()):
-                    try:
-                        self._validate(rows, bar)
-                    except ValueError as error:  # an op met NaN or infinity
-                        raise DivergedError(f"validation failed ({error}); the last state is in {self.out}") from None
-                    rows.clear()
-                    self.save()
-                    saved = time.monotonic()
-                elif time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                    self.save()
-                    saved = time.monotonic()
-            self.save()
-        return not stopped
+                p.seconds += seconds
+                if bound is None:
+                    p.skipped_steps += 1
+                else:
+                    p.add(bound.elbo, bound.kl)
+                self._show(bar, bound, seconds, total_seconds is not None)
+            finished = done()
+            self._save_at_end()
+        if finished and p.skipped_steps >= BAD_SHARE * p.step > 0:
+            raise DivergedError(
+                f"{p.skipped_steps} of {p.step} steps gave NaN or infinity and were skipped; the state is in {self.out}"
+            )
+        return finished
 
     def _start_from(self, other: VLAE) -> None:
         for field in dataclasses.fields(other.config):
@@ -165,21 +186,21 @@ class Trainer:
     def _step(self) -> Bound | None:
         """Moves the weights by one batch; None if the guard skipped it."""
         epoch, position = divmod(self.progress.step, self.steps_per_epoch)
-        B = self.config.batch_size
+        B = self._batch
         order = noise.permutation(self.config.seed, epoch, len(self.split))
         indices = order[position * B : (position + 1) * B]
         normals, uniforms = self._noise(self.progress.step, len(indices))
         self.optimizer.zero_grad()
         try:
             bound = self.model.elbo(self._images(indices, uniforms), noise=normals)
-        except ValueError:  # an op met NaN or infinity
+        except NonFiniteError:
             return None
-        loss = self._loss(bound)
+        pixels = self.split.height * self.split.width
+        loss, kl_weight = free_bits_loss(bound, self.config, pixels, self.progress.kl_weight)
         loss.backward()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not (torch.isfinite(loss) and norm <= self.config.gradient_limit):  # NaN is not below the limit
+        if not (math.isfinite(loss.item()) and self._clip()):
             return None
+        self.progress.kl_weight = kl_weight
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._annealed()
         self.optimizer.step()
@@ -196,23 +217,27 @@ class Trainer:
         epoch = self.progress.step / self.steps_per_epoch
         return min(1.0, (end - epoch) / (end - start)) if end else 1.0
 
-    def _loss(self, bound: Bound) -> Tensor:
-        """Negative bound in nats with free bits: what the optimiser sees, never what is reported."""
-        config, free = self.config, self.config.free_bits_nats
-        if config.free_bits == "soft":  # Chen et al. 2017, appendix C
-            weight, kl = self.progress.kl_weight, bound.kl.mean()
-            if kl.item() > 1.05 * free:
-                self.progress.kl_weight = min(1.0, 1.1 * weight)
-            elif kl.item() < free:
-                self.progress.kl_weight = weight / 1.1
-            return weight * kl - bound.reconstruction.mean()
-        # Kingma et al. 2016, eq. 15: the mean over the batch stands inside the maximum.
-        groups = bound.kl.mean()[None] if config.free_bits_groups == "all" else bound.kl_dimensions.mean(0)
-        return groups.clamp_min(free / len(groups)).sum() - bound.reconstruction.mean()
+    def _clip(self) -> bool:
+        """Scales a gradient down that is far longer than those before it; False where it is not finite.
+
+        A limit in absolute numbers would depend on the pixels that the bound sums over, and a step left out would leave
+        the weights where the gradient is large.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            return False
+        usual = self.progress.gradient_norm or norm
+        limit = self.config.gradient_clip * usual
+        if norm > limit:
+            torch._foreach_mul_(gradients, limit / norm)
+            self.progress.clipped_steps += 1
+        self.progress.gradient_norm = NORM_KEPT * usual + (1 - NORM_KEPT) * min(norm, limit)
+        return True
 
     def _noise(self, step: int, count: int) -> tuple[Tensor, Tensor | None]:
         """Normals [count, D] for z and, for data that are drawn, uniforms [count, 1, H, W] of a step."""
-        split, B, D = self.split, max(self.config.batch_size, count), self.model.config.latent_size
+        split, B, D = self.split, max(self._batch, count), self.model.config.latent_size
         pixels = split.height * split.width if split.dynamic else 0
         normals, uniforms = noise.normals_and_uniforms(
             self.config.seed, noise.TRAINING, step % 2**63, 1, B * D, B * pixels
@@ -241,28 +266,41 @@ class Trainer:
         return split.fixed()[torch.from_numpy(np.sort(chosen))]
 
     @torch.no_grad()
-    def _validate(self, rows: list[Bound], bar: Bar) -> None:
+    def _validate(self, bar: Bar) -> None:
         """Writes a line of metrics.jsonl, curves and samples, and the weights if they are the best so far."""
-        D = self.model.config.latent_size
+        D, chunk, p = self.model.config.latent_size, self.model.chunk, self.progress
         normals, _ = noise.normals_and_uniforms(self.config.seed, noise.POSTERIOR, 0, len(self.valid_images), D)
         normals = normals.to(self.device)
-        bounds = [
-            self.average.elbo(images, noise=eps)
-            for images, eps in zip(self.valid_images.split(256), normals.split(256), strict=True)
-        ]
+        try:
+            bounds = [
+                self.average.elbo(images, noise=eps)
+                for images, eps in zip(self.valid_images.split(chunk), normals.split(chunk), strict=True)
+            ]
+        except NonFiniteError as error:
+            raise DivergedError(f"validation failed ({error}); the last state is in {self.out}") from None
+        elbo, kl = (torch.cat([getattr(b, name) for b in bounds]).double() for name in ("elbo", "kl"))
         row: Row = {
-            "step": self.progress.step,
-            "epoch": self.progress.step / self.steps_per_epoch,
-            "seconds": round(self.progress.seconds, 3),
-            "kl_weight": self.progress.kl_weight,
+            "step": p.step,
+            "epoch": p.step / self.steps_per_epoch,
+            "seconds": round(p.seconds, 3),
+            "kl_weight": p.kl_weight,
+            "skipped_steps": p.skipped_steps,
+            "clipped_steps": p.clipped_steps,
+            "train_negative_elbo_nats": p.train_negative_elbo_nats / p.train_images,
+            "train_kl_nats": p.train_kl_nats / p.train_images,
+            "valid_negative_elbo_nats": -elbo.mean().item(),
+            "valid_kl_nats": kl.mean().item(),
         }
-        for split, parts in (("train", rows), ("valid", bounds)):
-            row[f"{split}_negative_elbo_nats"] = -torch.cat([b.elbo for b in parts]).double().mean().item()
-            row[f"{split}_kl_nats"] = torch.cat([b.kl for b in parts]).double().mean().item()
         gaussian = latent.moments(self.average, self.valid_images)
         row["active_units"] = None if gaussian is None else latent.active_units(gaussian[0])
         coded = self.average.encoder is not None
-        row["warning"] = latent.collapse(row["valid_kl_nats"], row["active_units"]) if coded else None
+        row["warning"] = latent.collapse(kl, row["active_units"]) if coded else None
+        plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
+        plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
+        if row["valid_negative_elbo_nats"] < p.best_nats or self.config.train_on == "train+validation":
+            self.folder.save_weights(self.average.state_dict())
+            p.best_nats = row["valid_negative_elbo_nats"]
+        p.forget_sums()
         if not self.quiet:
             bar.write(
                 f"epoch {row['epoch']:.2f}: validation {row['valid_negative_elbo_nats']:.2f} nats, "
@@ -270,30 +308,23 @@ class Trainer:
             )
         if row["warning"] is not None:
             bar.write(f"WARNING: {row['warning']}")
-        plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
-        plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
-        if row["valid_negative_elbo_nats"] < self.progress.best_nats or self.config.train_on == "train+validation":
-            self.progress.best_nats = row["valid_negative_elbo_nats"]
-            self.folder.save_weights(self.average.state_dict())
 
-    def _bar(self, last_step: int | None, total_seconds: float | None) -> Bar:
+    def _bar(self, last_step: int | None, total_seconds: float | None) -> closing[Bar]:
         if total_seconds is not None:
-            bar = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of training, {remaining} left{postfix}"
+            form = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of training, {remaining} left{postfix}"
             done = min(self.progress.seconds, total_seconds)
-            return progress(quiet=self.quiet, total=total_seconds, initial=done, bar_format=bar)
-        return progress(quiet=self.quiet, total=last_step, initial=self.progress.step, unit="step")
+            return closing(Bar(quiet=self.quiet, total=total_seconds, initial=done, bar_format=form))
+        return closing(Bar(quiet=self.quiet, total=last_step, initial=self.progress.step, unit="step"))
 
-    @staticmethod
-    def _show(bar: Bar, bound: Bound, seconds: float, in_seconds: bool) -> None:
-        bar.update(min(seconds, bar.total - bar.n) if in_seconds else 1)
-        bar.set_postfix(
-            {
+    def _show(self, bar: Bar, bound: Bound | None, seconds: float, in_seconds: bool) -> None:
+        figures = {"skipped": str(self.progress.skipped_steps)} if self.progress.skipped_steps else {}
+        if bound is not None:
+            figures |= {
                 "nats": f"{-bound.elbo.mean().item():.1f}",
                 "KL": f"{bound.kl.mean().item():.1f}",
                 "images/s": f"{len(bound.kl) / seconds:.0f}",
-            },
-            refresh=False,
-        )
+            }
+        bar.update(seconds if in_seconds else 1, figures)
 
     # --- the state ----------------------------------------------------------------------------------------------
 
@@ -316,6 +347,15 @@ class Trainer:
             self.folder.save_state(self._tensors(), self.progress)
             self._saved_step = self.progress.step
 
+    def _save_at_end(self) -> None:
+        """Raises UnsavedError where that, or the last validation, cannot be written."""
+        try:
+            self.save()
+        except CheckpointError as error:
+            self._unwritten = str(error)
+        if self._unwritten is not None:
+            raise UnsavedError(f"{self._unwritten}; the state there is that of step {self._saved_step}")
+
     def _load(self) -> None:
         mine = self._tensors()
         tensors, self.progress = self.folder.load_state(mine)
@@ -325,21 +365,11 @@ class Trainer:
         self._saved_step = self.progress.step
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of dying of the first; a second one acts as usual."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def handler(number: int, frame: Any) -> None:
-        received.append(number)
-        for signal_number, old in previous.items():
-            signal.signal(signal_number, old)
-
-    for interrupt in (signal.SIGINT, signal.SIGTERM):
-        previous[interrupt] = signal.signal(interrupt, handler)
+def _attempt(write: Callable[[], None], bar: Bar) -> str | None:
+    """Writes something to the run folder; says and returns what prevents it, which is no reason to end the training."""
     try:
-        yield received
-    finally:
-        for signal_number, old in previous.items():
-            signal.signal(signal_number, old)
+        write()
+    except CheckpointError as error:
+        bar.write(f"WARNING: {error}; the training goes on and tries again")
+        return str(error)
+    return None

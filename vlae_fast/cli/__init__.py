@@ -1,6 +1,7 @@
 """The command line: `vlae-fast train | evaluate | sample | reconstruct | data | info`; `vlae-fast --version`.
 
-Exit status: 0, 2 for bad input, 1 for a failure, 130 for Ctrl-C (the state of a training is saved).
+Exit status: 0, 2 for bad input, 1 for a failure, 130 where Ctrl-C, a signal or the end of the pipe behind it stopped it
+(the state of a training is saved).
 """
 
 import argparse
@@ -18,7 +19,7 @@ from vlae_fast.cli.train import Train
 from vlae_fast.config import VLAEConfig
 from vlae_fast.extra import cli_extra
 from vlae_fast.run_folder import configs_of
-from vlae_fast.train import DivergedError
+from vlae_fast.train import DivergedError, UnsavedError
 
 with cli_extra():
     import tyro
@@ -29,7 +30,19 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    argv = [_expanded(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `2>&-`: a file of ours must not get its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    status = _status([_expanded(argument) for argument in (sys.argv[1:] if argv is None else argv)])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+        status = status or 1
+    return status
+
+
+def _status(argv: list[str]) -> int:
     try:
         early = argparse.ArgumentParser(prog="vlae-fast", add_help=False, allow_abbrev=False)
         early.add_argument("--version", action="version", version=f"vlae-fast {__version__}")
@@ -43,12 +56,29 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # nobody reads on
+        _drop_output()
+        return 130
     except (ValueError, OSError) as error:
-        print(f"vlae-fast: {' '.join(str(error).split())}", file=sys.stderr)  # file names may hold line feeds
+        _complain(error)
         return 2
-    except DivergedError as error:
-        print(f"vlae-fast: {error}", file=sys.stderr)
+    except (DivergedError, UnsavedError) as error:
+        _complain(error)
         return 1
+
+
+def _complain(error: Exception) -> None:
+    try:
+        print(f"vlae-fast: {' '.join(str(error).split())}", file=sys.stderr, flush=True)  # names may hold line feeds
+    except OSError:
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Or Python would try to write what is left as it ends, and exit with status 120."""
+    with open(os.devnull, "wb") as nothing:
+        for number in (1, 2):
+            os.dup2(nothing.fileno(), number)
 
 
 def _parsed(argv: list[str], train: Train) -> Any:

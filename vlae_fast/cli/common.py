@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from vlae_fast import checkpoint, device, pretrained
 from vlae_fast.bar import progress
-from vlae_fast.config import TrainConfig, from_dict
+from vlae_fast.config import TrainConfig, from_dict, of_this_version
 from vlae_fast.data import NAMES, Dataset, load, parse_size
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
@@ -59,7 +59,7 @@ class ModelOptions(Options):
         Raises ValueError where there is none, or where it has changed since.
         """
         path = pretrained.folder_of(run) / "config.json"
-        content = checkpoint.read_json(path)
+        content = of_this_version(checkpoint.read_json(path))
         training = from_dict(TrainConfig, content.get("training", {}), str(path))
         name = content.get("data", training.data)
         if self.data is not None:
