@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from vlae_fast import TrainConfig, VLAEConfig
+from vlae_fast.config import of_this_version
 
 HERE = Path(__file__).parent
 # Chen et al. 2017, tables 1 to 4 and section 4: test NLL and KL in nats.
@@ -49,7 +50,8 @@ def collect(run: Path) -> None:
         for picture in ("curves.png", "samples.png", "reconstructions.png"):
             figure = HERE / "figures" / f"{run.name}-{picture}"
             figure.parent.mkdir(exist_ok=True)
-            figure.write_bytes((run / picture).read_bytes())
+            if (run / picture).exists():
+                figure.write_bytes((run / picture).read_bytes())
 
 
 def cpu() -> str:
@@ -94,12 +96,13 @@ def command(name: str, run: dict) -> str:
     """What trains and tests such a run again."""
     model, training = (json.loads(json.dumps(dataclasses.asdict(c))) for c in (VLAEConfig(), TrainConfig()))
     start = run["config"]["training"].get("start_from")
-    given = flags("", run["config"]["training"], training)
+    given = flags("", of_this_version(run["config"])["training"], training)
     given += [] if start else flags("model.", run["config"]["model"], model)
     before = Path(start or "").name  # a run of ours, whose commands come first; shipped weights are simply there
     earlier = [command(before, collected(before))] if (HERE / "runs" / f"{before}.json").exists() else []
     data = [] if any(flag.startswith("--data ") for flag in given) else ["--data static-mnist"]
-    epochs = [] if run["config"]["training"]["anneal_to"] else [f"--epochs {run['last_validation']['epoch']:g}"]
+    end = run["last_validation"]["epoch"]  # a run that was ended before its step size had fallen says where
+    epochs = [] if run["config"]["training"]["anneal_to"] == end else [f"--epochs {end:g}"]
     test = run["test"]
     subset = f" --subset {test['images']}" if test["images"] < TEST_IMAGES[dataset(run)] else ""
     samples = f" --samples {test['samples']}" if test["kl_nats"] else ""
@@ -189,6 +192,8 @@ def report(runs: dict[str, dict]) -> str:
         "",
     ]
     for name in whole:
+        if not (HERE / "figures" / f"{name}-samples.png").exists():  # a stretch of a longer training
+            continue
         learned = whole[name]["config"]["training"]["train_on"] != "train"
         note = " (the validation images are among those learned from)" if learned else ""
         lines += [f"### {name}", "", f"Originals, each beside its lossy reconstruction; samples; training{note}.", ""]
