@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vlae_fast import VLAE, VLAEConfig, checkpoint, cli, pretrained
 from vlae_fast.checkpoint import CheckpointError, write_file
@@ -197,10 +198,10 @@ def killed_between(monkeypatch, model, folder):
     """Saves, but dies after the first file."""
     write, written = checkpoint.write_file, []
 
-    def write_one(path, content):
+    def write_one(path, *content):
         if written:
             raise KeyboardInterrupt
-        written.append(write(path, content))
+        written.append(write(path, *content))
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_file", write_one)
@@ -245,3 +246,23 @@ def test_a_run_without_weights_says_why(home):
 
 def test_every_shipped_model_still_loads():
     assert [VLAE.from_pretrained(name).config.height for name in pretrained.shipped()] == [28]
+
+
+def test_what_the_disk_does_not_give_back_is_not_taken(tmp_path, monkeypatch):
+    """Every file is read back before it takes its place."""
+    tensors = {"w": torch.arange(6.0).view(2, 3), "empty": torch.zeros(0, 4), "done": torch.tensor(3)}
+    checkpoint.write_tensors(tmp_path / "w.safetensors", tensors)
+    assert all(torch.equal(load_file(tmp_path / "w.safetensors")[name], t) for name, t in tensors.items())
+    before = (tmp_path / "w.safetensors").read_bytes()
+    fsync = os.fsync
+
+    def lose(descriptor):
+        os.pwrite(descriptor, b"?", 20)
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lose)
+        with pytest.raises(CheckpointError, match=r"w.safetensors: cannot be written \(Input/output error\)"):
+            checkpoint.write_tensors(tmp_path / "w.safetensors", tensors)
+    assert (tmp_path / "w.safetensors").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

@@ -8,13 +8,12 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 __all__ = [
@@ -32,6 +31,13 @@ __all__ = [
     "write_tensors",
 ]
 
+Bytes = bytes | memoryview
+
+_READ = 1 << 20
+"""Bytes that are compared at once."""
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL"}
+"""The names that safetensors has for them."""
+
 _TEMPORARY = re.compile(r"\..+\.(\d{1,9})\.new")
 
 
@@ -39,8 +45,10 @@ class CheckpointError(ValueError):
     """A file that is missing, damaged or of another model; the message names it."""
 
 
-def write_file(path: str | Path, content: bytes) -> None:
-    """Writes beside `path`, flushes to the disk, then renames: a reader sees the old file or the new one, whole.
+def write_file(path: str | Path, *content: Bytes) -> None:
+    """Writes beside `path`, flushes to the disk, reads it back, then renames: readers see the old file or the new one.
+
+    The parts of the content follow one another in the file; nothing is copied.
 
     The file there gives its mode and owner on, a link is replaced and not followed. Durable once it returns: the folder
     is flushed too, where the system can do that. A character device or a pipe is written through, never replaced.
@@ -50,22 +58,34 @@ def write_file(path: str | Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         if is_special(path):
-            _write_through(path, content)
+            _write_through(path, b"".join(content))
             return
         make_folder(path.parent)
         try:
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:
                 _take_over_mode(path, temporary)
-                file.write(content)
+                for part in content:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
+            _compare(temporary, content)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _compare(path: Path, content: Iterable[Bytes]) -> None:
+    """Raises OSError where a file does not hold what was written to it."""
+    with path.open("rb") as file:
+        for part in content:
+            for start in range(0, len(part), _READ):
+                written = part[start : start + _READ]
+                if file.read(len(written)) != written:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def is_special(path: Path) -> bool:
@@ -181,7 +201,7 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     hashed = hashlib.sha256(json.dumps(dict(metadata or {}), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         hashed.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        hashed.update(_bytes_of(tensor.detach().cpu().contiguous()))
     return hashed.hexdigest()
 
 
@@ -192,17 +212,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _check_finite(path, contiguous)
-    write_file(path, _ordered(save(contiguous, {**(metadata or {}), "sha256": digest(contiguous, metadata)})))
-
-
-def _ordered(content: bytes) -> bytes:
-    """The same safetensors file with its metadata in order, which safetensors shuffles: equal contents, equal bytes."""
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    metadata = dict(sorted(header.pop("__metadata__").items()))
-    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    header: dict[str, Any] = {
+        "__metadata__": dict(sorted({**(metadata or {}), "sha256": digest(contiguous, metadata)}.items()))
+    }
+    content, end = [], 0
+    for name, tensor in sorted(contiguous.items(), key=lambda item: (-item[1].element_size(), item[0])):  # all aligned
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        content.append(_bytes_of(tensor))
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[start:]
+    write_file(path, len(text).to_bytes(8, "little"), text, *content)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:

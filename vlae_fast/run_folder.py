@@ -223,7 +223,6 @@ class RunFolder:
         with self.locked():
             try:
                 checkpoint.write_tensors(self._new, tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
-                checkpoint.read_tensors(self._new, tensors)
                 if self.state.exists():
                     self.state.replace(self.previous)
                 self._new.replace(self.state)
