@@ -25,7 +25,7 @@ lint: .venv/installed
 
 # The Triton kernels compile for every architecture, in the registers on record; no GPU is needed.
 gpu-kernels: .venv/installed
-	$(BIN)/pytest -q -m slow tests/test_ahead_of_time.py
+	$(BIN)/pytest -q -m slow tests/test_ahead_of_time.py tests/test_large_images_gpu.py
 
 # The native tests again on every other instruction set of this processor.
 isa: .venv/installed

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 ARCHITECTURES = (80, 90, 100)
 MODULES = ("masked_conv", "pixelcnn", "pixelcnn_backward", "pixelcnn_sample")
-"""Those that have a function `variants(architecture)`: what a launch can ask for, with 12 channels and reading R1."""
+"""Those that have a function `variants(architecture)`: what a launch can ask for with the preset "paper"."""
 
 
 class Variant(NamedTuple):

@@ -4,16 +4,17 @@ An image is one block of positions where it fits (28x28: 29 x 29 of 1,024), else
 another through the whole stack: the taps reach back alone. The residual stream stays in registers; a convolution
 stores elu(f), waits, and loads the taps. Programs stay for many images, weights are packed once for each.
 
-Counted for an image of 28x28 in reading R1 (C = 12, K = 4, L = 5, P = 4), on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
+Counted for an image of 28x28 with the preset "paper" (C = 12, K = 4, L = 12 in blocks of two, P = 4), on an H200
+(4.3 TB/s copy, 67 TFLOP/s fp32):
 
-    bytes            x 3.1 kB, context 12.5, logits 3.1: 18.8 kB, 4.4 ns in HBM. Exchange: 13 x 12 values a position,
-                     written and read back, 0.98 MB; 132 programs use 44 kB each, so in L1 and L2: 0.18 us at 5.5 TB/s
-    operations       784 x 5,244 multiply-adds = 8.22 MFLOP, 123 ns; 132k exponentials, 32 ns
-    dependent steps  14 convolutions with two barriers each; the 5 of 3x3 wait for L2
+    bytes            x 3.1 kB, context 12.5, logits 3.1: 18.8 kB, 4.4 ns in HBM. Exchange: 20 x 12 values a position,
+                     written and read back, 1.5 MB; 132 programs use 44 kB each, so in L1 and L2: 0.27 us at 5.5 TB/s
+    operations       784 x 10,284 multiply-adds = 16.1 MFLOP, 241 ns; 198k exponentials, 48 ns
+    dependent steps  21 convolutions with two barriers each; the 12 of 3x3 wait for L2
     instructions     sm_90: the loop of a 3x3 layer has 240 FFMA to 20 loads of values and 30 of pairs of weights. With
-                     29 x 29 positions in 1,024 lanes, ELU and loads about 67k cycles an image and multiprocessor: 34 us
+                     29 x 29 positions in 1,024 lanes, ELU and loads 124k cycles an image and multiprocessor: 63 us
 
-So floors: 123 ns an image (N = 1024: 126 us), by the instructions 270 us; N = 1: 34 us. Not measured yet.
+So floors: 241 ns an image (N = 1024: 247 us), by the instructions 490 us; N = 1: 63 us. Not measured yet.
 
 Why exchange, not a halo computed anew: bands of 14 rows would compute 9% more, bands of 7 rows 27%; an exchange costs
 8 bytes a value that 12 to 60 multiply-adds use, and hides behind them. A batch of 132 images fills the GPU already.
@@ -23,7 +24,7 @@ import triton
 import triton.language as tl
 
 from vlae_fast.kernels.ahead_of_time import Variant
-from vlae_fast.kernels.planes import clear, convolve, elu, pack_weights, store_planes, zeros
+from vlae_fast.kernels.planes import clear, convolve, elu, pack_weights, store_planes, wide, zeros
 from vlae_fast.kernels.table import choose
 
 
@@ -36,7 +37,7 @@ def positions(start, n0, N, H, W, G, BLOCK: tl.constexpr):
     i = rest // (W + 1)
     j = rest - i * (W + 1)
     inside = (image < G) & (n0 + image < N) & (i < H) & (j < W)
-    return tl.cast(n0, tl.int64) + image, i, j, inside
+    return wide(n0) + image, i, j, inside
 
 
 @triton.jit
@@ -215,10 +216,11 @@ def pixelcnn_forward_kernel(
     Takes the images from `begin` on; those that keep, G a program. Scratch memory of a program, in planes: inputs
     1 + K, terms of the likelihood 1, activations C for each convolution and for the output; behind them weights.
     """
+    set_stride = wide(set_stride)
     row = W + 1
     front = row + 1
     KEEP: tl.constexpr = RESULT == "keep"
-    inputs = scratch + tl.program_id(0).to(tl.int64) * program_stride
+    inputs = scratch + wide(tl.program_id(0)) * program_stride
     terms = inputs + (1 + K) * plane + front
     e = inputs + (2 + K) * plane + front
     e_last = e + (L + 2 * len(AFTER)) * set_stride
@@ -253,17 +255,20 @@ def pixelcnn_forward_kernel(
                     tl.store(result + pixel, logits, mask=inside)
         if RESULT == "log_prob":
             for g in range(tl.minimum(G, N - n0)):
-                tl.store(result + tl.cast(n0, tl.int64) + g, sum_image(terms + g * (H + 1) * row, H * row))
+                tl.store(result + wide(n0) + g, sum_image(terms + g * (H + 1) * row, H * row))
 
 
-R1 = {"C": 12, "K": 4, "BLOCK_CONVS": 1, "AFTER": (0, 1, 2, 3)}
+PAPER = {"C": 12, "K": 4, "BLOCK_CONVS": 2, "AFTER": (0, 1, 2, 3)}
+"""What the kernels are compiled for with the preset "paper"; its 12 untied layers come as numbers."""
+WIRINGS = {"pixelcnn": PAPER, "pixelcnn R1": PAPER | {"BLOCK_CONVS": 1}}
 
 
 def variants(architecture: int) -> list[Variant]:
-    """What a launch can ask for, with the sizes of reading R1."""
+    """What a launch can ask for with the preset "paper", and in reading R1."""
     found = []
     for result in ("logits", "log_prob", "keep"):
         launch = choose("pixelcnn_backward" if result == "keep" else "pixelcnn_forward", 12, architecture)
-        constants = R1 | {"RESULT": result, "BLOCK": launch.block}
-        found.append(Variant(f"pixelcnn {result}", pixelcnn_forward_kernel, constants, launch.num_warps))
+        for name, wiring in WIRINGS.items():
+            constants = wiring | {"RESULT": result, "BLOCK": launch.block}
+            found.append(Variant(f"{name} {result}", pixelcnn_forward_kernel, constants, launch.num_warps))
     return found

@@ -5,23 +5,23 @@ scratch memory, then this kernel walks back through the layers. For each layer i
 g times the activations at the taps to the program's own sums (matrix products of 64 weights x 16 outputs), and
 convolves g with the transposed weights. Programs add in a fixed order, so two runs give the same bits; no atomics.
 
-Counted for an image of 28x28 in reading R1, on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
+Counted for an image of 28x28 with the preset "paper", on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
 
-    operations       three times the forward pass: 24.7 MFLOP; a third of it, on the tensor cores (TF32, 3 products,
-                     64 x 16 tiles for 61 x 12), takes 90 ns, the rest 246 ns; 132k exponentials, 32 ns
-    bytes            inputs, dx, dcontext: 34 kB, 8 ns. Activations: 14 x 12 x 4 bytes a position, 0.57 MB, and as much
-                     of gradients, each written once and read twice. 132 programs need 200 MB, so this goes through HBM
-                     in part: 3.4 MB, 0.8 us at worst
-    dependent steps  14 forward; 14 back with two barriers and, for each 16 positions, one product behind two more
+    operations       three times the forward pass: 48.4 MFLOP; a third of it, on the tensor cores (TF32, 3 products,
+                     64 x 16 tiles for 61 x 12), takes 177 ns, the rest 481 ns; 198k exponentials, 48 ns
+    bytes            inputs, dx, dcontext: 34 kB, 8 ns. Activations: 21 x 12 x 4 bytes a position, 0.85 MB, and as much
+                     of gradients, each written once and read twice. 132 programs need 300 MB, so this goes through HBM
+                     in part: 5.1 MB, 1.2 us at worst
+    dependent steps  21 forward; 21 back with two barriers and, for each 16 positions, one product behind two more
 
-So the floor is 0.34 us an image by operations (N = 1024: 0.35 ms), 0.8 us by memory. Not measured yet.
+So the floor is 0.66 us an image by operations (N = 1024: 0.67 ms), 1.2 us by memory. Not measured yet.
 """
 
 import triton
 import triton.language as tl
 
 from vlae_fast.kernels.ahead_of_time import Variant
-from vlae_fast.kernels.pixelcnn import R1, SIZES, add_scaled, output_logits, pick, positions
+from vlae_fast.kernels.pixelcnn import SIZES, WIRINGS, add_scaled, output_logits, pick, positions
 from vlae_fast.kernels.planes import (
     clear,
     convolve,
@@ -30,6 +30,7 @@ from vlae_fast.kernels.planes import (
     load_planes,
     pack_weights,
     store_planes,
+    wide,
     zeros,
 )
 from vlae_fast.kernels.table import DEPTH, PRECISION, choose
@@ -82,10 +83,11 @@ def pixelcnn_backward_kernel(
     """
     EVEN: tl.constexpr = C + C % 2
     P: tl.constexpr = len(AFTER)
+    set_stride, gradient_stride = wide(set_stride), wide(gradient_stride)
     row = W + 1
     front = row + 1
     n0 = begin + tl.program_id(0) * G
-    inputs = scratch + tl.program_id(0).to(tl.int64) * program_stride
+    inputs = scratch + wide(tl.program_id(0)) * program_stride
     e = inputs + (2 + K) * plane + front
     e_last = e + (L + 2 * P) * set_stride
     dh_planes = e_last + C * plane
@@ -105,7 +107,7 @@ def pixelcnn_backward_kernel(
     hidden_rows = context_rows + 9 * K + 1
     pointwise_rows = hidden_rows + L * (5 * C + 1)
     output_rows = pointwise_rows + 2 * P * (C + 1)
-    sums += tl.program_id(0).to(tl.int64) * ((output_rows + C + 1) * C)
+    sums += wide(tl.program_id(0)) * ((output_rows + C + 1) * C)
 
     for reversed_block in range(blocks):
         start = (blocks - 1 - reversed_block) * BLOCK
@@ -175,10 +177,13 @@ def pixelcnn_backward_kernel(
 
 
 def variants(architecture: int) -> list[Variant]:
-    """What a launch can ask for, with the sizes of reading R1."""
+    """What a launch can ask for with the preset "paper", and in reading R1."""
     launch = choose("pixelcnn_backward", 12, architecture)
-    constants = R1 | {"BLOCK": launch.block, "DEPTH": DEPTH, "PRECISION": PRECISION}
+    options = {"BLOCK": launch.block, "DEPTH": DEPTH, "PRECISION": PRECISION}
     return [
-        Variant(f"pixelcnn {kind} backward", pixelcnn_backward_kernel, constants | {"RESULT": kind}, launch.num_warps)
+        Variant(
+            f"{name} {kind} backward", pixelcnn_backward_kernel, wiring | options | {"RESULT": kind}, launch.num_warps
+        )
         for kind in ("logits", "log_prob")
+        for name, wiring in WIRINGS.items()
     ]

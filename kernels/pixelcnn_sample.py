@@ -14,24 +14,27 @@ of the convolutions. A tile is [lanes, channels]; threads share it so that no va
 through the ring: global memory that the launcher provides, small enough for L1 and L2, and a barrier. One barrier a
 convolution is left. The context convolution of R rows runs when lane 0 begins a row, off the chain of dependent steps.
 
-Counted for 28x28, C = 12, K = 4, L = 5, P = 4 (reading R1), on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
+Counted for 28x28, C = 12, K = 4, L = 12, P = 4 (the preset "paper"), on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
 
     bytes an image       18.8 kB in HBM (12.5 context, 3.1 uniforms, 3.1 x): 4.4 ns. Cached: 48 kB of inputs, and
-                         188 kB of ring, written once and read four times, so L2 at 5 TB/s or better takes 0.2 us
-    operations an image  784 x 5,244 multiply-adds = 8.2 MFLOP: 0.12 us; tiles of 16 channels make it 0.16
-    dependent steps      R = 15: 82 steps of 15 barriers; 15 x (40 L1 + 60 additions + 50 ELU + 40 barrier) cycles are
-                         1.6 us a step or 0.13 ms an image, the floor for N = 1
-    instructions         sm_90, N = 1: 3,600 a step for each of 4 warps, one a scheduler: 2 us at one a cycle, 0.17 ms;
-                         sm_90, N = 4096: 8,200 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
-                         4 schedulers: 69 us an image on one SM, 2.1 ms for 4,096 images on 132
+                         455 kB of ring, written once and read four times, so L2 at 5 TB/s or better takes 0.5 us
+    operations an image  784 x 10,284 multiply-adds = 16.1 MFLOP: 0.24 us; tiles of 16 channels make it 0.32
+    dependent steps      R = 15: 82 steps of 22 barriers; 22 x (40 L1 + 60 additions + 50 ELU + 40 barrier) cycles are
+                         2.4 us a step or 0.2 ms an image, the floor for N = 1
+    instructions         sm_90, N = 1: 7,100 a step for each of 4 warps, one a scheduler: 4 us at one a cycle, 0.34 ms;
+                         sm_90, N = 4096: 16,100 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
+                         4 schedulers: 135 us an image on one SM, 4.2 ms for 4,096 images on 132 (counted for 5 layers,
+                         3,600 and 8,200, and taken in proportion to the multiply-adds)
 
-So floors: 0.17 ms for N = 1 (latency), 2.1 ms for N = 4096 (issue slots; 0.5 ms by operations). Not measured yet.
+So floors: 0.34 ms for N = 1 (issue slots), 4.2 ms for N = 4096 (issue slots; 1 ms by operations). Not measured yet.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
+
+from vlae_fast.kernels.ahead_of_time import Variant
 
 
 class Tile(NamedTuple):
@@ -91,6 +94,27 @@ def _accumulate(acc, source, weight, C: tl.constexpr, LANES: tl.constexpr, STRID
     for k in tl.range(0, C, loop_unroll_factor=6):
         acc += tl.load(source + k * LANES) * tl.load(weight + k * STRIDE)
     return acc
+
+
+@triton.jit(do_not_specialize=["L"])
+def list_stages_kernel(stages, L, BLOCK_CONVS: tl.constexpr, AFTER: tl.constexpr):
+    """Writes the convolutions in the order in which a pixel runs through them, as `pixelcnn_sample_kernel` wants them.
+
+    One program. On the device, for a copy from the host could not be captured in a CUDA graph.
+    """
+    to = stages
+    for layer in range(L):
+        closes = (layer + 1) % BLOCK_CONVS == 0
+        tl.store(to, tl.where(closes, CONV + 1, CONV))
+        tl.store(to + 1, layer)
+        to += 2
+        for p in tl.static_range(len(AFTER)):
+            if closes & (layer // BLOCK_CONVS == AFTER[p]):
+                tl.store(to, POINTWISE)
+                tl.store(to + 1, 2 * p)
+                tl.store(to + 2, POINTWISE + 1)
+                tl.store(to + 3, 2 * p + 1)
+                to += 4
 
 
 @triton.jit(
@@ -277,11 +301,10 @@ def pixelcnn_sample_kernel(
             tl.debug_barrier()
 
 
-def variants(architecture: int) -> list[Any]:
+def variants(architecture: int) -> list[Variant]:
     """What a launch can ask for with 28x28 pixels, 12 channels, 4 of context: every tile, without and with `given`."""
-    from vlae_fast.kernels.ahead_of_time import Variant
-
-    found = []
+    wiring = {"BLOCK_CONVS": 2, "AFTER": (0, 1, 2, 3)}
+    found = [Variant("pixelcnn_sample stages", list_stages_kernel, wiring, 1, {"stages": "*i32"})]
     for tile in TILES:
         constants, options = tile.launch(12, 4, tile.rows(28, 28))
         warps, most = options["num_warps"], {"maxnreg": options["maxnreg"]}

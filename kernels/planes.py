@@ -4,10 +4,19 @@ A program holds C channels as a tuple of C vectors `[BLOCK]`, one value a positi
 two, a multiplication takes a vector and a scalar weight, and positions are in the lanes. Layers exchange values
 through planes in the program's own scratch memory, which stays in its caches. A plane lays an image out with one zero
 column behind each row and one zero row behind the last, so that no tap needs a mask.
+
+Offsets within one layer's planes are int32, as are those within the weights: the launchers refuse larger ones. From
+layer to layer, program to program and image to image they are int64 (`wide`).
 """
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def wide(size):
+    """A size in int64: it comes as int32 where it fits, but a product with it may not fit."""
+    return tl.cast(size, tl.int64)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlae_fast.kernels.table import Config, choose
 
-__all__ = ["cdiv", "config_of", "kernels_of", "resident_programs"]
+__all__ = ["cdiv", "check_counts", "config_of", "kernels_of", "resident_programs"]
 
 
 def kernels_of(stem: str, x: Tensor) -> Any:
@@ -44,6 +44,13 @@ def resident_programs(x: Tensor, config: Config) -> int:
         return 2
     count: int = torch.cuda.get_device_properties(x.device).multi_processor_count
     return config.programs * count
+
+
+def check_counts(**counts: int) -> None:
+    """Raises ValueError for what a kernel could not count in int32; all other offsets are int64."""
+    for what, count in counts.items():
+        if count >= 2**31:
+            raise ValueError(f"too large for the GPU kernels: {what} {count}, fewer than {2**31} wanted")
 
 
 def cdiv(a: int, b: int) -> int:

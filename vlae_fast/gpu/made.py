@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import implicit, operands
+from vlae_fast.gpu.launch import check_counts
 from vlae_fast.operands import addresses
 
 Params = list[Tensor]
@@ -31,6 +32,8 @@ def _scratch(y: Tensor, count: int) -> Tensor:
 
 def _run(name: str, sizes: Any, y: Tensor, params: Params, inputs: list[int], *outputs: Any) -> None:
     """Enqueues a function of the CUDA extension on the current stream of y's device."""
+    N, D, M, T = sizes[0]
+    check_counts(samples=N, units=40 * (M + 3 * D), units_of_all_steps=T * max(M, 2 * D))
     function, scratch_of = getattr(_cuda(), name), getattr(_cuda(), f"{name}_scratch")
     with torch.cuda.device_of(y):
         stream = torch.cuda.current_stream().cuda_stream if y.is_cuda else 0

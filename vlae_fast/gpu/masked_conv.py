@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import operands
-from vlae_fast.gpu.launch import cdiv, config_of, kernels_of, resident_programs
+from vlae_fast.gpu.launch import cdiv, check_counts, config_of, kernels_of, resident_programs
 from vlae_fast.kernels.table import PRECISION
 
 
@@ -21,6 +21,7 @@ def masked_conv3x3(
     """See `reference.masked_conv3x3`."""
     tensors = {"x": x, "weight": weight, "bias": bias, "gain": gain, "residual": residual}
     N, C, K, H, W, taps = operands.masked_conv3x3(None, mask, tensors)
+    check_counts(pixels=2 * H * W, weights=9 * K * C)
     kernels = kernels_of("masked_conv", x)
     y = x.new_empty(N, K, H, W)
     if y.numel():
@@ -40,6 +41,7 @@ def masked_conv3x3_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients (dx, dweight, dbias, dgain) of `masked_conv3x3`; dgain is empty without gain."""
     N, C, K, H, W, taps = operands.masked_conv3x3(None, mask, {"x": x, "weight": weight, "gain": gain, "dy": dy})
+    check_counts(pixels=2 * H * W, weights=9 * K * C)
     kernels = kernels_of("masked_conv", x)
     sizes = N, C, K, H, W
     dx = torch.empty_like(x)

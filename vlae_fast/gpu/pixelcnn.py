@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import operands
-from vlae_fast.gpu.launch import cdiv, config_of, kernels_of, resident_programs
+from vlae_fast.gpu.launch import cdiv, check_counts, config_of, kernels_of, resident_programs
 from vlae_fast.kernels.table import DEPTH, PRECISION
 
 Params = list[Tensor]
@@ -44,6 +44,7 @@ class _PixelCNN:
         self.rows = 5 + 9 * K + 1 + L * (5 * C + 1) + 2 * P * (C + 1) + C + 1
         self.programs = min(resident_programs(x, config), cdiv(N, group), max(1, MOST_SCRATCH // program))
         self.batch = self.programs * group
+        check_counts(images=N + self.batch, positions=(2 + K + 2 * C) * plane, weights=max(weights, self.rows * C))
         self.scratch = x.new_empty(self.programs * program)
         self.gradient_stride = gradient_stride
         self.sizes = (N, H, W, group, L, S, blocks, plane, set_stride, stride, program)

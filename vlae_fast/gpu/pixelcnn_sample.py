@@ -1,24 +1,10 @@
 """Launch of kernels/pixelcnn_sample.py."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from vlae_fast import operands
-from vlae_fast.gpu.launch import cdiv, kernels_of
-
-
-@lru_cache(maxsize=64)
-def _stages(device: torch.device, layers: int, block_convs: int, pointwise_after: tuple[int, ...]) -> Tensor:
-    """The convolutions in the order in which a pixel runs through them, as `pixelcnn_sample_kernel` wants them."""
-    stages = []
-    for layer in range(layers):
-        closes = (layer + 1) % block_convs == 0
-        stages.append((int(closes), layer))
-        for block in (p for p, position in enumerate(pointwise_after) if closes and position == layer // block_convs):
-            stages += [(2, 2 * block), (3, 2 * block + 1)]
-    return torch.tensor(stages, dtype=torch.int32, device=device).view(-1, 2)
+from vlae_fast.gpu.launch import cdiv, check_counts, kernels_of
 
 
 def pixelcnn_sample(
@@ -35,7 +21,7 @@ def pixelcnn_sample(
     """See `reference.pixelcnn_sample`."""
     images = {"context": context, "uniforms": uniforms, "given": given}
     sizes = operands.pixelcnn(None, params, images, block_convs, pointwise_after, visible_stride)
-    N, H, W, C, K, L, _, S = sizes
+    N, H, W, C, K, L, P, S = sizes
     kernels = kernels_of("pixelcnn_sample", uniforms)
     x = uniforms.new_empty(N, 1, H, W)
     if x.numel() == 0:
@@ -49,9 +35,14 @@ def pixelcnn_sample(
     steps = (H - 1) // R * T + (H - 1) % R * 2 + W
     ring_rows = depth * (L * C + 1)
     floats = (ring_rows + (window + 4) * C) * constants["LANES"] + constants["BLOCK_C"] * constants["PIXELS"]
+    check_counts(
+        images=2 * N,
+        positions=max(2 * R * W * tile.images, 2 * (steps + T), K * H * W),
+        scratch=floats,
+    )
     programs = min(cdiv(N, tile.images), kernels.MOST_PROGRAMS)
-    stages = _stages(uniforms.device, L, block_convs, tuple(pointwise_after))
-    rows = (9, 9 * K, 9 * S * C, 2 * len(pointwise_weight) * C)
+    stages = torch.empty(L + 2 * P, 2, dtype=torch.int32, device=uniforms.device)
+    rows = (9, 9 * K, 9 * S * C, 2 * P * C)
     packed = uniforms.new_empty(sum(rows), cdiv(C, constants["BLOCK_C"]) * constants["BLOCK_C"])
     for part, weight in zip(
         packed.split(rows),
@@ -64,7 +55,9 @@ def pixelcnn_sample(
         strict=True,
     ):
         part.view(*weight.shape[:-1], packed.shape[1])[..., :C] = weight
+    check_counts(weights=packed.numel())
     with torch.cuda.device_of(uniforms):
+        kernels.list_stages_kernel[(1,)](stages, L, BLOCK_CONVS=block_convs, AFTER=tuple(pointwise_after), num_warps=1)
         kernels.pixelcnn_sample_kernel[(programs,)](
             context, uniforms, given, x, uniforms.new_empty(programs, floats), stages, packed,
             input_bias, gain, bias, *rest, residual_scale, temperature,
