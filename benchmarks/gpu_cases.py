@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # its conftest, not the benchmarks'
 import test_ops as tests
+from conftest import made_params as made_params
 
 os.environ.pop("TRITON_INTERPRET", None)  # set by the tests; the kernels, imported later, are to be compiled
 

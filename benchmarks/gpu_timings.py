@@ -170,7 +170,7 @@ def pixelcnn_sample() -> None:
 
 def made_case() -> tuple[Any, float]:
     """Parameters of the paper's flow, and its live multiply-adds a sample."""
-    params = gpu_cases.moved(gpu_cases.tests.made_params(), DEVICE)
+    params = gpu_cases.moved(gpu_cases.made_params(), DEVICE)
     params = params._replace(weight3=params.weight3 / 4)
     live = sum(mask.sum().item() for mask in masks.made_masks(params.degrees, 64, like=params.weight1))
     return params, live * len(params.weight1)
@@ -182,7 +182,7 @@ def library_flows(direction: int, sample: Tensor) -> dict[str, Call]:
     for name, make in LIBRARIES.items():
         if find_spec(name):
             with torch.device(DEVICE):
-                params = gpu_cases.tests.made_params(degrees=cyclic_degrees(64, 640).sort().values)
+                params = gpu_cases.made_params(degrees=cyclic_degrees(64, 640).sort().values)
                 found[name] = partial(make(gpu_cases.moved(params, DEVICE))[direction], sample)
     return found
 
