@@ -1,6 +1,7 @@
 """What all tests share: the one table of tolerances, and random arguments of the ops."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 # The tests of Triton kernels run on the CPU: interpreted, or compiled for an architecture, as VLAE_FAST_PTX=80 says.
@@ -40,6 +41,14 @@ def assert_close(actual: Tensor, expected: Tensor, kind: str = "value", scale: f
 def _same_start() -> None:
     torch.manual_seed(0)
     torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile switches it off for the process
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_as_in_a_terminal() -> None:
+    """Whatever started the tests: `nohup` and a shell's background jobs ignore some, and trainings leave it so."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
