@@ -141,23 +141,32 @@ class _Reader:
     def __init__(self, name: str, parameters: str, body: str, shared: dict[str, int], static: int) -> None:
         self.program = Program(name, static_shared_bytes=static)
         self.shared = shared
-        self.kinds: dict[str, int] = {}  # prefix of registers -> file
+        self.kinds: dict[str, int] = {"%p_switch": 2}  # prefix of registers -> file
         self.slots: dict[object, int] = {}
         self._parameters(parameters)
-        statements, labels = [], {}
+        statements, labels, label_name = [], {}, ""
+        tables: dict[str, list[str]] = {}  # where a switch goes
         body = re.sub(r"^\s*\.loc\b.*?(?:// (\S+).*)?$", r"\1;", body, flags=re.MULTILINE)
         body = re.sub(r"^\s*\.(file|pragma|section)\b.*$", "", body, flags=re.MULTILINE)
         source = ""
         for statement in body.split(";"):
             text = statement.strip().lstrip("{} \n\t")
             while label := re.match(r"(\$?\w+):\s*", text):
-                labels[label[1]] = len(statements)
+                label_name = label[1]
+                labels[label_name] = len(statements)
                 text = text[label.end() :]
             if re.fullmatch(r"[\w.]+:\d+:\d+", text):
                 source = text
             elif text.startswith(".reg"):
                 kind, prefix = re.fullmatch(r"\.reg\s+\.(\w+)\s+(%\w+?)(?:<\d+>)?", text).groups()  # type: ignore[union-attr]
                 self.kinds[prefix] = 2 if kind == "pred" else 1 if kind.endswith("64") else 0
+            elif text.startswith(".branchtargets"):
+                tables[label_name] = re.findall(r"\$?\w+", text.removeprefix(".branchtargets"))
+            elif text.startswith("brx.idx"):
+                _, index, table = re.split(r"[\s,]+", text)
+                for i, target in enumerate(tables[table]):
+                    statements += [f"setp.eq.s32 %p_switch, {index}, {i}", f"@%p_switch bra {target}"]
+                    self.program.sources += [source, source]
             elif text.startswith("."):
                 raise UnknownPTXError(text)
             elif text:

@@ -95,6 +95,12 @@ WORDS = [
         (1, 1, 0),
         3,
     ),
+    (
+        "$table: .branchtargets $one, $two; brx.idx %r2, $table; $one: mov.u32 %r9, 5; bra.uni $end;"
+        "$two: mov.u32 %r9, 6; $end: mov.u32 %r8, 0",
+        (1, 0, 0),
+        6,
+    ),
 ]  # fmt: skip
 
 
