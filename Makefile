@@ -5,8 +5,8 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples \
-  gpu-report wheel compilers matrix matrix-quick clean
+.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill docs \
+  examples gpu-report wheel compilers matrix matrix-quick clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
@@ -20,7 +20,8 @@ check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examp
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu tests/*.h tests/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu tests/*.h tests/*.cpp \
+	  tests/ptx/*.h tests/ptx/*.cpp
 	$(BIN)/mypy
 
 # The Triton kernels compile for every architecture, in the registers on record; no GPU is needed.

@@ -180,5 +180,5 @@ def modules() -> list[Extension]:
 
 
 if sys.platform == "win32":
-    sys.exit("vlae_fast: Windows is not supported, only Linux and macOS; in WSL it installs as on Linux")
+    sys.exit("vlae_fast: Windows is not supported; in WSL it installs as on Linux")
 setup(ext_modules=[Extension("vlae_fast._native", sources=[])], cmdclass={"build_ext": BuildWithNinja})
