@@ -62,7 +62,7 @@ cuda-sim: .venv/installed
 # barrier missing once, planted faults.
 COMPILED_TESTS := tests/test_masked_conv_gpu.py tests/test_pixelcnn_gpu.py tests/test_pixelcnn_sample_gpu.py \
   tests/test_made_cuda.py tests/ptx/test_kernels.py
-PTX_ARCHITECTURES := 80
+PTX_ARCHITECTURES := 80 90
 ptx: .venv/installed
 	for architecture in $(PTX_ARCHITECTURES); do \
 	  VLAE_FAST_PTX=$$architecture $(BIN)/pytest -q -n auto -m "not slow" $(COMPILED_TESTS) || exit 1; done
