@@ -1,6 +1,7 @@
 """The CUDA extension whose kernels are what nvcc compiled: its host code is compiled as C++ (tests/cuda_sim.h)."""
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -31,9 +32,10 @@ def programs(architecture: int) -> dict[str, Program]:
         newest = max(p.stat().st_mtime for p in (cuda_sim.ROOT / "csrc").glob("*"))
         if not ptx.exists() or ptx.stat().st_mtime < newest:
             BUILD.mkdir(parents=True, exist_ok=True)
-            flags = ["-std=c++20", "-O3", f"-arch=compute_{architecture}", "-ptx", str(path), "-o", f"{ptx}.new"]
+            new = BUILD / f"{ptx.name}.{os.getpid()}"  # several test processes may compile at once
+            flags = ["-std=c++20", "-O3", f"-arch=compute_{architecture}", "-ptx", str(path), "-o", str(new)]
             subprocess.run(["nvcc", *flags], check=True, env=cuda_sim.without_preloads())
-            Path(f"{ptx}.new").replace(ptx)
+            new.replace(ptx)
         found |= {_demangled(name): program for name, program in parse(ptx.read_text()).items()}
     return found
 
