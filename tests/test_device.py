@@ -54,9 +54,9 @@ def test_images_on_the_device_are_the_same(tmp_path, values):
     ends = []
     for name in ("resident", "not"):
         t = Trainer(model, config, load(str(tmp_path / "images.npy")), tmp_path / name, device="cpu")
-        assert t._resident is None, "on a CPU they are there anyway"
+        assert t.batches.resident is None, "on a CPU they are there anyway"
         if name == "resident":
-            t._resident = t._pixels()
+            t.batches.resident = t.batches.pixels()
         t.run(epochs=1)
         ends.append(t.model.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -70,6 +70,6 @@ def test_large_data_sets_stay_where_they_are(tmp_path, monkeypatch):
         load(str(tmp_path / "images.npy")),
         str(tmp_path / "run"),
     )
-    assert t._pixels().shape == (3, 1, 6, 30)
-    monkeypatch.setattr("vlae_fast.train.RESIDENT_BYTES", 4 * 3 * 6 * 30 - 1)
-    assert t._pixels() is None
+    assert t.batches.pixels().shape == (3, 1, 6, 30)
+    monkeypatch.setattr("vlae_fast.batches.RESIDENT_BYTES", 4 * 3 * 6 * 30 - 1)
+    assert t.batches.pixels() is None

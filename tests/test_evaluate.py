@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from vlae_fast import VLAE, VLAEConfig, checkpoint, evaluate, latent
+from vlae_fast import VLAE, VLAEConfig, checkpoint, evaluate, latent, rounds
 from vlae_fast.data import Split
 
 TINY = replace(VLAEConfig.preset("tiny"), height=6, width=5)
@@ -145,7 +145,7 @@ def test_cut_short_it_goes_on_and_ends_the_same(split, tmp_path, killed, monkeyp
     made = model()
     whole = run(made, split)
     if killed:  # no cleaning up: only what was written on the way counts
-        monkeypatch.setattr(evaluate, "SAVE_SECONDS", 0.0)
+        monkeypatch.setattr(rounds, "SAVE_SECONDS", 0.0)
         child = os.fork()
         if child == 0:
             run(made, split, tmp_path, report=stop_after(32, lambda: os._exit(9)))
@@ -192,14 +192,14 @@ def test_damaged_figures_are_made_anew(split, tmp_path, case, capsys):
     (kept,) = tmp_path.iterdir()
     DAMAGE[case](kept)
     assert run(made, split, tmp_path) == whole
-    assert ("evaluating anew" in capsys.readouterr().err) == (case != "no such count")
+    assert ("beginning anew" in capsys.readouterr().err) == (case != "no such count")
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(split, tmp_path, capsys):
     (tmp_path / "file").write_bytes(b"")
     made = model()
     assert run(made, split, tmp_path / "file") == run(made, split)
-    assert capsys.readouterr().err.count("this evaluation would begin anew") == 1
+    assert capsys.readouterr().err.count("this would begin anew") == 1
 
 
 def test_paired_comparison(split):

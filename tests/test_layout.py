@@ -15,7 +15,7 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"train", "evaluate"},
-    {"latent", "plots", "run_folder", "device", "objective", "console"},
+    {"latent", "plots", "run_folder", "rounds", "device", "batches", "objective", "console"},
     {"model"},
     {"networks", "distributions", "inpainting", "inputs"},
     {"layers", "data"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"kernels", "_native", "_cuda"},
     {"pretrained", "folder_lock", "implicit"},
     {"bar", "config", "masks", "noise", "values"},
-    {"checkpoint", "checks", "extra", "operands"},
+    {"checkpoint", "checks", "distributed", "extra", "operands"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -61,18 +61,19 @@ class Bar:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
+def stop_on_signal(*, insistent: bool = True) -> Iterator[list[int]]:
     """Collects the signals of ENDING in a list instead of dying of them; a second Ctrl-C or kill acts as usual.
 
-    A signal that is ignored (`nohup`) stays so. Python lets only its main thread have handlers: elsewhere the list
-    stays empty.
+    Not so where they are not `insistent`: torchrun passes on the Ctrl-C that a terminal has sent to all processes. A
+    signal that is ignored (`nohup`) stays so. Python lets only its main thread have handlers: elsewhere the list stays
+    empty.
     """
     received: list[int] = []
     previous: dict[int, Any] = {}
 
     def handler(number: int, frame: Any) -> None:
         received.append(number)
-        if signal.Signals(number).name in INSISTENT:  # a terminal that closes sends SIGHUP more than once
+        if insistent and signal.Signals(number).name in INSISTENT:  # a terminal that closes sends SIGHUP more than once
             signal.signal(number, previous[number])
 
     try:

@@ -17,14 +17,14 @@ from torch import Tensor
 from vlae_fast import checkpoint, latent, noise
 from vlae_fast.checks import whole
 from vlae_fast.data import Split
+from vlae_fast.distributed import ALONE, World
 from vlae_fast.model import VLAE
+from vlae_fast.rounds import Kept, in_rounds
 
 __all__ = ["Evaluation", "Mean", "evaluate"]
 
 IMAGES = 16
-"""Images between two reports of progress."""
-SAVE_SECONDS = 5.0
-"""Seconds between two writings of the per-image figures: what a killed evaluation can lose."""
+"""Images that a process evaluates at once; the last bits of their figures depend on it."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,14 @@ def evaluate(
     seed: int = 0,
     folder: str | Path | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Evaluates a model on all images of a split, or on `subset` of them drawn at random with `seed`.
 
     The figures of single images are kept in `folder` (evaluation-<hash>.safetensors): there an evaluation of the same
     weights, images, samples and seed that was cut short goes on, and ends with the same figures.
-    `report(done, total)` is called now and then. Raises TypeError or ValueError for a subset or samples that are
+    `report(done, total)` is called now and then. The processes of a `world` share the images; each returns the same.
+    Raises TypeError or ValueError for a subset or samples that are
     no whole number from 1 on.
     """
     samples, seed = whole("samples", samples, 1), whole("seed", seed)
@@ -143,7 +145,7 @@ def evaluate(
     if subset < len(split):
         chosen = np.sort(noise.permutation(seed, 0, len(split))[:subset])
     images = split.fixed()[torch.from_numpy(chosen)].to(next(model.parameters()))
-    scores = _scores(model, images, samples, seed, None if folder is None else Path(folder), report)
+    scores = _scores(model, images, samples, seed, None if folder is None else Path(folder), report, world)
     reconstruction, kl, nll, ess = scores.unbind(1)
     found: dict[str, Any] = {}
     if model.encoder is not None:
@@ -193,44 +195,24 @@ def expected_seconds(model: VLAE, split: Split, images: int, samples: int) -> fl
 
 
 def _scores(
-    model: VLAE, images: Tensor, samples: int, seed: int, folder: Path | None, report: Callable[[int, int], None]
+    model: VLAE,
+    images: Tensor,
+    samples: int,
+    seed: int,
+    folder: Path | None,
+    report: Callable[[int, int], None],
+    world: World,
 ) -> Tensor:
     """-log p(x|z), KL and NLL in nats, and normalised effective sample size of each image: float64 [N, 4]."""
-    kept = None if folder is None else folder / f"evaluation-{_key(model, images, samples, seed)}.safetensors"
+    key = _key(model, images, samples, seed)
+    world.check_same("model, images and options", key)
+
+    def compute(first: int, count: int) -> Tensor:
+        return _score(*model.sampled_bounds(images[first : first + count], samples, seed=seed, first=first))
+
     scores = torch.zeros(len(images), 4, dtype=torch.float64)
-    done = torch.tensor(0)
-    if kept is not None and kept.exists():
-        try:
-            tensors, _ = checkpoint.read_tensors(kept, {"scores": scores, "done": done})
-            scores, done = tensors["scores"], tensors["done"].clamp(0, len(images))
-        except checkpoint.CheckpointError as error:
-            print(f"{error}; evaluating anew", file=sys.stderr)
-    first, saved, written = int(done), time.monotonic(), int(done)
-
-    def save() -> None:
-        """Best effort: a folder that cannot be written to is no reason to lose an evaluation."""
-        nonlocal kept, written
-        if kept is None or written == first:
-            return
-        try:
-            checkpoint.write_tensors(kept, {"scores": scores, "done": torch.tensor(first)})
-            written = first
-        except checkpoint.CheckpointError as error:
-            print(f"{error}; cut short, this evaluation would begin anew", file=sys.stderr)
-            kept = None
-
-    report(first, len(images))
-    try:
-        while first < len(images):
-            part = images[first : first + IMAGES]
-            scores[first : first + len(part)] = _score(*model.sampled_bounds(part, samples, seed=seed, first=first))
-            first += len(part)
-            report(first, len(images))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save()
-                saved = time.monotonic()
-    finally:
-        save()
+    kept = Kept(None if folder is None else folder / f"evaluation-{key}.safetensors", "scores")
+    in_rounds(scores, IMAGES, compute, world=world, kept=kept, report=report)
     return scores
 
 

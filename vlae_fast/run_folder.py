@@ -70,15 +70,19 @@ class Progress:
     train_negative_elbo_nats: float = 0.0
     train_kl_nats: float = 0.0
 
-    def add(self, elbo: Tensor, kl: Tensor) -> None:
-        """Counts the images of a step with their bounds and KL, both [N] nats."""
-        self.train_images += len(elbo)
-        self.train_negative_elbo_nats -= elbo.double().sum().item()
-        self.train_kl_nats += kl.double().sum().item()
+    def add(self, images: int, elbo_nats: float, kl_nats: float) -> None:
+        """Counts the images of a step with the means of their bounds and their KL."""
+        self.train_images += images
+        self.train_negative_elbo_nats -= images * elbo_nats
+        self.train_kl_nats += images * kl_nats
 
     def forget_sums(self) -> None:
         """Begins anew, after a line of metrics.jsonl."""
         self.train_images, self.train_negative_elbo_nats, self.train_kl_nats = 0, 0.0, 0.0
+
+    def to_json(self) -> str:
+        """For the metadata of a state."""
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Progress":
@@ -222,7 +226,7 @@ class RunFolder:
         """
         with self.locked():
             try:
-                checkpoint.write_tensors(self._new, tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
+                checkpoint.write_tensors(self._new, tensors, {"progress": progress.to_json()})
                 if self.state.exists():
                     self.state.replace(self.previous)
                 self._new.replace(self.state)

@@ -2,28 +2,30 @@
 
 import copy
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlae_fast import latent, noise, plots
+from vlae_fast.batches import Batch, Batches
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.checks import NonFiniteError
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.console import Bar, stop_on_signal
 from vlae_fast.data import Dataset
 from vlae_fast.device import pick
+from vlae_fast.distributed import ALONE, LostError, World, launched
 from vlae_fast.model import VLAE, Bound
 from vlae_fast.objective import free_bits_loss
-from vlae_fast.run_folder import Progress, Row, RunFolder
+from vlae_fast.run_folder import FREE, Progress, Row, RunFolder
 
 __all__ = ["DivergedError", "Trainer", "UnsavedError"]
 
@@ -35,9 +37,6 @@ BAD_SHARE = 0.1
 """Share of skipped steps from which on a training has failed."""
 NORM_KEPT = 0.98
 """Share of the running norm of the gradient that each step keeps."""
-
-RESIDENT_BYTES = 2**30
-"""Training images that take no more live on the GPU."""
 
 
 class DivergedError(RuntimeError):
@@ -51,8 +50,12 @@ class UnsavedError(RuntimeError):
 class Trainer:
     """One training in a run folder; creating it for a folder that holds a state resumes that.
 
+    Each process of a `world` has one: they train as one process would, up to the order of summation. The first of them
+    alone needs the folder.
+
     Raises CheckpointError where the folder holds another config or damaged files, or was learned from other images, and
-    ValueError where the model to start from is another than `model`, or the device does not work.
+    ValueError where the model to start from is another than `model`, the device does not work, or the processes have
+    not all got the same; LostError where one of them has gone.
     """
 
     def __init__(
@@ -64,56 +67,57 @@ class Trainer:
         *,
         device: str | torch.device = "cpu",
         quiet: bool = False,
+        world: World = ALONE,
     ) -> None:
-        self.config, self.dataset, self.out = config, dataset, Path(out)
+        self.config, self.dataset, self.out, self.world = config, dataset, Path(out), world
         self.device = pick(device)
         """Where the model and its optimiser are; noise and initial weights are made on the CPU, the same for all."""
-        self.quiet = quiet
+        self.quiet = quiet or not world.first
         """Show no bar and no figures."""
         both = config.train_on == "train+validation"
         self.split = dataset.train.joined(dataset.valid) if both else dataset.train
         """Images to learn from."""
         self.progress = Progress()
         """Steps done, and what else changes beside tensors."""
-        resumed = RunFolder.has_state(self.out)
-        start = VLAE.from_pretrained(config.start_from) if config.start_from and not resumed else None
+        resumed = world.first and RunFolder.has_state(self.out)
+        start = VLAE.from_pretrained(config.start_from) if world.first and config.start_from and not resumed else None
         torch.manual_seed(config.seed)
         self.model = VLAE(model)
         """What the optimiser moves."""
         if start is not None:
             self._start_from(start)
-        self._resident = self._pixels() if self.device.type != "cpu" else None
+        self.batches = Batches(self.split, config, model.latent_size, self.device, world)
+        """What each step learns from."""
         self.valid_images = self._validation_images().to(self.device)
         """Images [n, 1, H, W] that every validation looks at."""
-        self.folder = RunFolder(self.out, dataset, model, config)
-        """What lies on the disk."""
-        resumed = resumed or RunFolder.has_state(self.out)  # somebody may have trained here since
-        if not resumed and start is None:
-            count = min(max(self.model.chunk, self._batch), len(self.split))
-            self.model.initialize(self._images(np.arange(count), self._noise(-1, count)[1]).cpu())
+        self.folder = RunFolder(self.out, dataset, model, config) if world.first else None
+        """What lies on the disk; None in a process that does not write."""
+        resumed = world.first and RunFolder.has_state(self.out)  # somebody may have trained here since
+        if world.first and not resumed and start is None:
+            count = min(max(self.model.chunk, self.batches.size), len(self.split))
+            self.model.initialize(self.batches.beginning(np.arange(count)).cpu())
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
         """Polyak average of the weights: what is validated and written to model.safetensors."""
         self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
         """Adamax."""
         self._saved_step: int | None = None
+        self._saved_seconds = time.monotonic()
         self._unwritten: str | None = None
-        if resumed:
-            self._load()
-        self.folder.drop_metrics_after(self.progress.step)
-        if self.progress.step == 0:
-            first = noise.permutation(config.seed, 0, len(self.split))[:100]
-            plots.image_grid(self._images(first, self._noise(-1, len(first))[1]), 10, self.out / "data.png")
+        if self.folder is not None:
+            if resumed:
+                self._load(self.folder)
+            self.folder.drop_metrics_after(self.progress.step)
+            if self.progress.step == 0:
+                first = noise.permutation(config.seed, 0, len(self.split))[:100]
+                plots.image_grid(self.batches.beginning(first), 10, self.out / "data.png")
+        if world.size > 1:
+            self._begin_alike(model)
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps that show every training image once."""
-        return -(-len(self.split) // self._batch)
-
-    @property
-    def _batch(self) -> int:
-        """Images of a step, the last one of an epoch excepted."""
-        return min(self.config.batch_size, len(self.split))
+        return self.batches.steps_per_epoch
 
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
         """Trains until the run has `minutes` of training steps or `epochs` behind it, is annealed, or a signal comes.
@@ -122,57 +126,88 @@ class Trainer:
         its output any more; the state is saved. In a thread other than the main one signals act as usual. What cannot
         be written is tried again later.
 
+        Of several processes all end at the same step, whichever gets the signal; the first one's minutes count.
+
         Raises DivergedError, the last good state saved, where ten steps in a row, or a tenth of all, give NaN or
-        infinity; UnsavedError where in the end something remains unwritten; CheckpointError where another process
-        trains in this folder.
+        infinity; UnsavedError where in the end something remains unwritten; CheckpointError where another training runs
+        in this folder; LostError where another process of the job has gone, the state saved if the first one is left.
         """
         ends = [epoch for epoch in (epochs, self.config.anneal_to or None) if epoch is not None]
         last_step = round(min(ends) * self.steps_per_epoch) if ends else None
-        total_seconds = None if minutes is None else 60 * minutes
-        interval = max(LEAST_STEPS, round(self.config.validation_epochs * self.steps_per_epoch))
+        total_seconds = None if minutes is None or not self.world.first else 60 * minutes
         p = self.progress
-        bad_steps = 0
-        saved = time.monotonic()
 
         def done() -> bool:
             return (last_step is not None and p.step >= last_step) or (
                 total_seconds is not None and p.seconds >= total_seconds
             )
 
-        with self.folder.locked(), stop_on_signal() as stopped, self._bar(last_step, total_seconds) as bar:
-            while True:
-                if p.train_images and (p.step % interval == 0 or done()):
-                    self._unwritten = _attempt(lambda: self._validate(bar), bar)
-                    _attempt(self.save, bar)
-                    saved = time.monotonic()
-                elif time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                    _attempt(self.save, bar)
-                    saved = time.monotonic()
-                if done() or stopped or bar.gone:
-                    break
-                start = time.monotonic()
-                bound = self._step()
-                bad_steps = 0 if bound is not None else bad_steps + 1
-                if bad_steps == BAD_STEPS:
-                    self._save_at_end()
-                    raise DivergedError(
-                        f"{BAD_STEPS} steps in a row gave NaN or infinity; the last good state is in {self.out}"
-                    )
-                p.step += 1
-                seconds = time.monotonic() - start
-                p.seconds += seconds
-                if bound is None:
-                    p.skipped_steps += 1
-                else:
-                    p.add(bound.elbo, bound.kl)
-                self._show(bar, bound, seconds, total_seconds is not None)
-            finished = done()
+        locked = nullcontext() if self.folder is None else self.folder.locked()
+        signals = stop_on_signal(insistent=not launched())
+        with locked, signals as stopped, self._bar(last_step, total_seconds) as bar:
+            try:
+                finished = self._steps(done, stopped, bar, total_seconds is not None)
+            except LostError as error:
+                if self.folder is None:
+                    raise
+                self._save_at_end()
+                raise LostError(f"{error}; the state of step {p.step} is in {self.out}") from None
             self._save_at_end()
         if finished and p.skipped_steps >= BAD_SHARE * p.step > 0:
             raise DivergedError(
                 f"{p.skipped_steps} of {p.step} steps gave NaN or infinity and were skipped; the state is in {self.out}"
             )
         return finished
+
+    def _steps(self, done: Callable[[], bool], stopped: list[int], bar: Bar, in_seconds: bool) -> bool:
+        """Trains until all is done, or something else ends it: False. `in_seconds` is what the bar counts."""
+        interval = max(LEAST_STEPS, round(self.config.validation_epochs * self.steps_per_epoch))
+        p = self.progress
+        bad_steps = 0
+        self._saved_seconds = time.monotonic()
+        while True:
+            if self.folder is not None:
+                self._record(bar, p.train_images > 0 and (p.step % interval == 0 or done()))
+            finished, ended = self.world.any(done(), bool(stopped) or bar.gone)
+            if finished or ended:
+                return finished
+            start = time.monotonic()
+            batch = self.batches.of_step(p.step)
+            mean = self._step(batch)
+            bad_steps = 0 if mean is not None else bad_steps + 1
+            if bad_steps == BAD_STEPS:
+                self._save_at_end()
+                raise DivergedError(
+                    f"{BAD_STEPS} steps in a row gave NaN or infinity; the last good state is in {self.out}"
+                )
+            p.step += 1
+            seconds = time.monotonic() - start
+            p.seconds += seconds
+            figures = {}
+            if mean is None:
+                p.skipped_steps += 1
+            else:
+                elbo, kl = mean.elbo.item(), mean.kl.item()
+                p.add(batch.size, elbo, kl)
+                figures = {"nats": f"{-elbo:.1f}", "KL": f"{kl:.1f}", "images/s": f"{batch.size / seconds:.0f}"}
+            skipped = {"skipped": str(p.skipped_steps)} if p.skipped_steps else {}
+            bar.update(seconds if in_seconds else 1, skipped | figures)
+
+    def _record(self, bar: Bar, due: bool) -> None:
+        """Validates where that is due, and writes the state then and every few minutes."""
+        if due:
+            self._unwritten = _attempt(lambda: self._validate(bar), bar)
+        if due or time.monotonic() - self._saved_seconds > 60 * self.config.checkpoint_minutes:
+            _attempt(self.save, bar)
+            self._saved_seconds = time.monotonic()
+
+    def _begin_alike(self, model: VLAEConfig) -> None:
+        """Takes the first process's state, once it is clear that all have the same to do."""
+        training = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        self.world.check_same("options", json.dumps([dataclasses.asdict(model), training, self.device.type]))
+        self.world.check_same("data", self.dataset.digest())
+        self.world.spread(self._tensors().values())
+        self.progress = Progress.from_json(self.world.text(self.progress.to_json()))
 
     def _start_from(self, other: VLAE) -> None:
         for field in dataclasses.fields(other.config):
@@ -183,22 +218,16 @@ class Trainer:
 
     # --- one step -----------------------------------------------------------------------------------------------
 
-    def _step(self) -> Bound | None:
-        """Moves the weights by one batch; None if the guard skipped it."""
-        epoch, position = divmod(self.progress.step, self.steps_per_epoch)
-        B = self._batch
-        order = noise.permutation(self.config.seed, epoch, len(self.split))
-        indices = order[position * B : (position + 1) * B]
-        normals, uniforms = self._noise(self.progress.step, len(indices))
+    def _step(self, batch: Batch) -> Bound | None:
+        """Moves the weights by one batch; None if the guard skipped it, else the means of its bounds: [], [], [D]."""
         self.optimizer.zero_grad()
-        try:
-            bound = self.model.elbo(self._images(indices, uniforms), noise=normals)
-        except NonFiniteError:
-            return None
+        mean = self._mean_bound(batch)
         pixels = self.split.height * self.split.width
-        loss, kl_weight = free_bits_loss(bound, self.config, pixels, self.progress.kl_weight)
+        loss, kl_weight = free_bits_loss(mean, self.config, pixels, self.progress.kl_weight)
+        if not math.isfinite(loss.item()):
+            return None
         loss.backward()
-        if not (math.isfinite(loss.item()) and self._clip()):
+        if not self._clip():
             return None
         self.progress.kl_weight = kl_weight
         for group in self.optimizer.param_groups:
@@ -209,7 +238,18 @@ class Trainer:
             decay = min(self.config.polyak, (1 + self.progress.step) / (10 + self.progress.step))
             blend = get_ema_multi_avg_fn(decay)
             blend(list(self.average.parameters()), list(self.model.parameters()), 0)
-        return Bound(*(t.detach() for t in bound))
+        return Bound(*(t.detach() for t in mean))
+
+    def _mean_bound(self, batch: Batch) -> Bound:
+        """Over the images of all processes, the same bits in each; NaN where one of them says NonFiniteError."""
+        try:
+            bound = self.model.elbo(batch.images, noise=batch.normals)
+            sums = torch.cat([bound.reconstruction.sum()[None], bound.kl.sum()[None], bound.kl_dimensions.sum(0)])
+        except NonFiniteError:
+            D = 1 if self.model.encoder is None else self.model.config.latent_size
+            sums = torch.full((2 + D,), math.nan, device=self.device)
+        means = self.world.total(sums) / batch.size
+        return Bound(means[0], means[1], means[2:])
 
     def _annealed(self) -> float:
         """Share of the step size that this step has."""
@@ -218,12 +258,15 @@ class Trainer:
         return min(1.0, (end - epoch) / (end - start)) if end else 1.0
 
     def _clip(self) -> bool:
-        """Scales a gradient down that is far longer than those before it; False where it is not finite.
+        """Adds up the gradients of all processes, and scales the sum down where it is far longer than those before it.
+
+        False where it is not finite.
 
         A limit in absolute numbers would depend on the pixels that the bound sums over, and a step left out would leave
         the weights where the gradient is large.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.world.add(*gradients)
         norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
             return False
@@ -235,29 +278,6 @@ class Trainer:
         self.progress.gradient_norm = NORM_KEPT * usual + (1 - NORM_KEPT) * min(norm, limit)
         return True
 
-    def _noise(self, step: int, count: int) -> tuple[Tensor, Tensor | None]:
-        """Normals [count, D] for z and, for data that are drawn, uniforms [count, 1, H, W] of a step."""
-        split, B, D = self.split, max(self._batch, count), self.model.config.latent_size
-        pixels = split.height * split.width if split.dynamic else 0
-        normals, uniforms = noise.normals_and_uniforms(
-            self.config.seed, noise.TRAINING, step % 2**63, 1, B * D, B * pixels
-        )
-        shaped = uniforms.view(B, 1, split.height, split.width)[:count] if split.dynamic else None
-        shaped = None if shaped is None else shaped.to(self.device)
-        return normals.view(B, D)[:count].to(self.device), shaped
-
-    def _images(self, indices: NDArray[np.int64], uniforms: Tensor | None) -> Tensor:
-        if self._resident is None:
-            chances = self.split.probabilities(indices).to(self.device)
-        else:
-            chances = self._resident[torch.tensor(indices, device=self.device)]
-        return chances if uniforms is None else (uniforms < chances).float()
-
-    def _pixels(self) -> Tensor | None:
-        """All training images on the device, or None where they would take more than RESIDENT_BYTES."""
-        pixels = len(self.split) * self.split.height * self.split.width
-        return self.split.probabilities(slice(None)).to(self.device) if 4 * pixels <= RESIDENT_BYTES else None
-
     # --- validation ---------------------------------------------------------------------------------------------
 
     def _validation_images(self) -> Tensor:
@@ -268,6 +288,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, bar: Bar) -> None:
         """Writes a line of metrics.jsonl, curves and samples, and the weights if they are the best so far."""
+        assert self.folder is not None
         D, chunk, p = self.model.config.latent_size, self.model.chunk, self.progress
         normals, _ = noise.normals_and_uniforms(self.config.seed, noise.POSTERIOR, 0, len(self.valid_images), D)
         normals = normals.to(self.device)
@@ -316,16 +337,6 @@ class Trainer:
             return closing(Bar(quiet=self.quiet, total=total_seconds, initial=done, bar_format=form))
         return closing(Bar(quiet=self.quiet, total=last_step, initial=self.progress.step, unit="step"))
 
-    def _show(self, bar: Bar, bound: Bound | None, seconds: float, in_seconds: bool) -> None:
-        figures = {"skipped": str(self.progress.skipped_steps)} if self.progress.skipped_steps else {}
-        if bound is not None:
-            figures |= {
-                "nats": f"{-bound.elbo.mean().item():.1f}",
-                "KL": f"{bound.kl.mean().item():.1f}",
-                "images/s": f"{len(bound.kl) / seconds:.0f}",
-            }
-        bar.update(seconds if in_seconds else 1, figures)
-
     # --- the state ----------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -342,8 +353,8 @@ class Trainer:
         return tensors
 
     def save(self) -> None:
-        """Writes the whole state, once a step. Raises CheckpointError; the state on the disk stays as it is."""
-        if self._saved_step != self.progress.step:
+        """Writes the whole state, once a step; the first process does. Raises CheckpointError, nothing changed then."""
+        if self.folder is not None and self._saved_step != self.progress.step:
             self.folder.save_state(self._tensors(), self.progress)
             self._saved_step = self.progress.step
 
@@ -356,9 +367,9 @@ class Trainer:
         if self._unwritten is not None:
             raise UnsavedError(f"{self._unwritten}; the state there is that of step {self._saved_step}")
 
-    def _load(self) -> None:
+    def _load(self, folder: RunFolder) -> None:
         mine = self._tensors()
-        tensors, self.progress = self.folder.load_state(mine)
+        tensors, self.progress = folder.load_state(mine)
         with torch.no_grad():
             for name, tensor in mine.items():
                 tensor.copy_(tensors[name])

@@ -17,6 +17,7 @@ from vlae_fast.cli.evaluate import Evaluate
 from vlae_fast.cli.info import Data, Info
 from vlae_fast.cli.train import Train
 from vlae_fast.config import VLAEConfig
+from vlae_fast.distributed import LostError
 from vlae_fast.extra import cli_extra
 from vlae_fast.run_folder import configs_of
 from vlae_fast.train import DivergedError, UnsavedError
@@ -62,7 +63,7 @@ def _status(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         _complain(error)
         return 2
-    except (DivergedError, UnsavedError) as error:
+    except (DivergedError, LostError, UnsavedError) as error:
         _complain(error)
         return 1
 

@@ -1,11 +1,13 @@
 """What several commands share: how a model, its data and a device are named."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from vlae_fast import checkpoint, device, pretrained
+from vlae_fast import checkpoint, device, distributed, pretrained
 from vlae_fast.bar import progress
 from vlae_fast.config import TrainConfig, from_dict, of_this_version
 from vlae_fast.data import NAMES, Dataset, load, parse_size
@@ -28,6 +30,13 @@ class Options:
     """Where to compute: auto (a GPU where it works, else the CPU), cpu or cuda[:i]."""
     quiet: bool = False
     """Say nothing but results and errors."""
+
+    @contextmanager
+    def world(self) -> Iterator[distributed.World]:
+        """The processes that torchrun started for this command. Only the first of them speaks."""
+        with distributed.joined() as world:
+            self.quiet = self.quiet or not world.first
+            yield world
 
     def say(self, line: str) -> None:
         """Prints what is no result."""

@@ -1,5 +1,7 @@
 """`vlae-fast sample` and `vlae-fast reconstruct`."""
 
+import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from io import BytesIO
@@ -7,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlae_fast import checkpoint, plots
 from vlae_fast.cli.common import ModelOptions, Options, Run, check_size
+from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
+from vlae_fast.rounds import Kept, in_rounds
 from vlae_fast.run_folder import check_output
 
 with cli_extra():
@@ -19,7 +24,7 @@ with cli_extra():
 __all__ = ["Reconstruct", "Sample"]
 
 AT_ONCE = 256
-"""Images drawn between two reports of progress."""
+"""Images that a process draws between two reports of progress."""
 
 
 @dataclass(kw_only=True)
@@ -44,15 +49,42 @@ class Sample(Options):
         if self.num < 1 or self.first < 0:
             raise ValueError(f"num: >= 1 and first: >= 0 wanted, got {self.num} and {self.first}")
         check_output("out", self.out, (".png", ".npy", ".npz"))
-        model, parts = self.model_of(self.run), []
+        with self.world() as world:
+            images, kept = self._drawn(world)
+            if world.first:
+                self._write(images)
+                if kept is not None:
+                    kept.unlink(missing_ok=True)
+        return 0
+
+    def _drawn(self, world: World) -> tuple[Tensor, Path | None]:
+        """Images, bool [num, 1, H, W], and the file that keeps them meanwhile where they take more than one round."""
+        model = self.model_of(self.run)
+        options = [self.num, self.seed, self.first, self.temperature, dataclasses.asdict(model.config)]
+        key = checkpoint.digest(model.state_dict(), {"options": json.dumps(options)})[:16]
+        world.check_same("model and options", key)
+        rounds = -(-self.num // (world.size * AT_ONCE))
+        several = rounds > 1 and not checkpoint.is_special(self.out)
+        kept = self.out.with_name(f"{self.out.name}.{key}.part") if several else None
+        images = torch.zeros(self.num, 1, model.config.height, model.config.width, dtype=torch.bool)
+
+        def compute(first: int, count: int) -> Tensor:
+            return model.sample(count, seed=self.seed, first=self.first + first, temperature=self.temperature)
+
         with self.bar(self.num) as bar:
-            for start in range(0, self.num, AT_ONCE):
-                count, first = min(AT_ONCE, self.num - start), self.first + start
-                parts.append(model.sample(count, seed=self.seed, first=first, temperature=self.temperature).cpu())
-                bar.update(count)
-        images = torch.cat(parts)
+            in_rounds(
+                images,
+                -(-self.num // (world.size * rounds)),
+                compute,
+                world=world,
+                kept=Kept(kept, "images"),
+                report=lambda done, total: bar.update(done - bar.n),
+            )
+        return images, kept
+
+    def _write(self, images: Tensor) -> None:
         if self.out.suffix == ".png":
-            plots.image_grid(images, math.ceil(math.sqrt(self.num)), self.out)
+            plots.image_grid(images.float(), math.ceil(math.sqrt(self.num)), self.out)
         else:
             content, bits = BytesIO(), images.to(torch.uint8).numpy()
             if self.out.suffix == ".npy":
@@ -61,7 +93,6 @@ class Sample(Options):
                 np.savez_compressed(content, images=bits)
             checkpoint.write_file(self.out, content.getvalue())
         self.say(f"{self.out}: {self.num} images")
-        return 0
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from vlae_fast import checkpoint
 from vlae_fast.cli.common import ModelOptions, Run, check_size, duration
 from vlae_fast.data import Dataset, Split
+from vlae_fast.distributed import World
 from vlae_fast.evaluate import Evaluation, evaluate, expected_seconds
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
@@ -47,26 +48,33 @@ class Evaluate(ModelOptions):
         """Returns the exit status."""
         if self.json is not None:
             check_output("json", self.json, (".json",))
+        with self.world() as world:
+            return self._figures(world)
+
+    def _figures(self, world: World) -> int:
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)
         self.say(dataset.describe())
         other = None if self.against is None else self.model_of(self.against)
-        result = self._evaluate(model, self.run, dataset)
+        result = self._evaluate(model, self.run, dataset, world)
         content = {"run": str(self.run), "data": dataset.name, "split": self.split, **result.to_dict()}
-        print(
-            f"data                    {dataset.name}, {self.split}\n{result}", flush=True
-        )  # --json may be /dev/stdout
+
+        def show(text: str) -> None:
+            if world.first:
+                print(text, flush=True)  # --json may be /dev/stdout
+
+        show(f"data                    {dataset.name}, {self.split}\n{result}")
         if other is not None and self.against is not None:
-            against = self._evaluate(other, self.against, dataset)
+            against = self._evaluate(other, self.against, dataset, world)
             difference = result.minus(against)
-            print(f"\nagainst {self.against}\n{against}\n\nNLL less that of against {difference} nats, paired")
+            show(f"\nagainst {self.against}\n{against}\n\nNLL less that of against {difference} nats, paired")
             content["against"] = {"run": str(self.against), **against.to_dict()}
             content["nll_less_against_nats"] = dataclasses.asdict(difference)
-        if self.json is not None:
+        if self.json is not None and world.first:
             checkpoint.write_json(self.json, content)
         return 0
 
-    def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset) -> Evaluation:
+    def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset, world: World) -> Evaluation:
         check_size(folder, model, dataset)
         split: Split = getattr(dataset, self.split)
         with self.bar() as bar:
@@ -74,7 +82,7 @@ class Evaluate(ModelOptions):
             def report(done: int, total: int) -> None:
                 if bar.total is None:
                     bar.total, bar.n = total, done
-                    self._say_how_long(model, split, total - done)
+                    self._say_how_long(model, split, -(-(total - done) // world.size))
                 bar.update(done - bar.n)
 
             return evaluate(
@@ -86,10 +94,11 @@ class Evaluate(ModelOptions):
                 # The folder of shipped weights is not ours to write to.
                 folder=folder if (folder / "config.json").exists() else None,
                 report=report,
+                world=world,
             )
 
     def _say_how_long(self, model: VLAE, split: Split, images: int) -> None:
-        """Before a long call."""
+        """Before a long call; `images` are those of this process."""
         if self.quiet or images == 0:
             return
         seconds = expected_seconds(model, split, images, self.samples)

@@ -9,6 +9,7 @@ from typing import Annotated
 from vlae_fast import native
 from vlae_fast.cli.common import Options, load_data
 from vlae_fast.config import TrainConfig, VLAEConfig
+from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
 from vlae_fast.train import Trainer
 
@@ -53,12 +54,16 @@ class Train(Options):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: > 0 wanted, got {value}")
+        with self.world() as world:
+            return self._train(world)
+
+    def _train(self, world: World) -> int:
         dataset = load_data(self.training)
         self.say(dataset.describe())
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)
         native.keep_freed_memory()
-        trainer = Trainer(model, self.training, dataset, self.folder, device=self.device, quiet=self.quiet)
+        trainer = Trainer(model, self.training, dataset, self.folder, device=self.device, quiet=self.quiet, world=world)
         if trainer.progress.step:
             self.say(f"{self.folder}: resumed at step {trainer.progress.step}")
         finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
