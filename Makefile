@@ -122,12 +122,12 @@ bench: BENCH := -m quick --seconds 0.5
 bench-all: BENCH := --seconds 1
 bench bench-all: .venv/contenders
 	mkdir -p build
-	$(BIN)/pytest -q benchmarks $(BENCH) --benchmark-json build/bench.json --benchmark-group-by group \
-	  --benchmark-columns median,iqr,rounds
-	$(BIN)/python benchmarks/report.py from build/bench.json
+	$(BIN)/python -m pytest -q -p benchmarks.run benchmarks/run.py $(BENCH) --benchmark-json build/bench.json \
+	  --benchmark-group-by group --benchmark-columns median,iqr,rounds
+	$(BIN)/python -m benchmarks.report from build/bench.json
 
 bench-compare: .venv/installed  ## what BASE=<git revision> and the checkout take, op by op
-	$(BIN)/python benchmarks/compare.py $(BASE)
+	$(BIN)/python -m benchmarks.compare $(BASE)
 
 .venv/contenders: .venv/installed
 	$(BIN)/pip install -q -e ".[bench]" || echo "without nflows, normflows and zuko"

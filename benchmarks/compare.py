@@ -13,12 +13,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from timing import Block, pair_up, repeats_for, time_block
+from benchmarks.case import label
+from benchmarks.timing import Block, pair_up, repeats_for, time_block
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "compare"
@@ -67,10 +67,9 @@ class Side:
     """A process that runs the cases with the package of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", str(folder)],
-            env=os.environ | {"PYTHONPATH": path},
+            [sys.executable, "-m", "benchmarks.compare", "--serve", str(folder)],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -91,13 +90,17 @@ class Side:
 
 def serve(folder: Path) -> None:
     """Answers [case, repeats] with a timed block, and [case, 0] with the repeats of a block and its seconds."""
-    from compare_cases import cases
+    sys.path.insert(0, str(folder))  # the benchmarks remain those of the checkout
+    import torch
 
     import vlae_fast
+    from benchmarks.registry import every
 
     if not Path(vlae_fast.__file__).is_relative_to(folder):
         sys.exit(f"{folder}: the package came from {vlae_fast.__file__}")
-    calls: dict[str, Callable[[], Any]] = cases()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    calls = {f"{case.op} {label(size)}": case.ours(**size) for case in every() for size in case.compared}
     for line in sys.stdin:
         case, repeats = json.loads(line)
         if repeats:
@@ -152,7 +155,7 @@ def compare(base: str, seconds: float) -> None:
     print(f"\rtime at {head[:12]} / time at {base[:12]}; {LAUNCHES} launches, {confidence:.1%} confidence")
     for case, values in found.items():
         ratio, low, high = result = verdict(values)
-        print(f"{case:48} {ratio:6.3f}  [{low:.3f} .. {high:.3f}]  {result.word}")
+        print(f"{case:64} {ratio:6.3f}  [{low:.3f} .. {high:.3f}]  {result.word}")
     print(f"{set_aside} pairs set aside, as something else had the core")
 
 

@@ -1,4 +1,4 @@
-"""Times of the GPU kernels as PREDICTED from the instructions that a block takes: python benchmarks/gpu_predicted.py
+"""Times of the GPU kernels as PREDICTED from the instructions that a block takes: python -m benchmarks.gpu_predicted
 
 The compiled PTX for sm_90 runs on the CPU (tests/ptx), where each instruction takes of a multiprocessor's pipes what
 TABLE says, and its result the latency that stands there. No chip is asked, and none was measured: PTX is not yet what a
@@ -9,20 +9,24 @@ benchmarks/gpu_predicted.md.
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 os.environ["VLAE_FAST_PTX"] = "90"  # tests/conftest.py: no interpreter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import numpy as np
 import torch
-from conftest import made_params, pixelcnn_params
 from numpy.typing import NDArray
 from ptx import cuda, executor
 from ptx.program import Program
 
-from vlae_fast import VLAEConfig, gpu
+from benchmarks import registry
+from benchmarks.launches import bodies
+from benchmarks.ops import made, pixelcnn
+from vlae_fast import gpu
 from vlae_fast.kernels import pixelcnn_sample
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,75 +96,49 @@ def predict(launches: list[executor.Launched], blocks: float, resident: int, rep
     return Prediction(*(total / GIGAHERTZ / 1e3))
 
 
-def pixelcnn_case(N: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], tuple[Any, ...]]:
-    """Images, context, weights and wiring of the preset "paper"."""
-    c = VLAEConfig.preset("paper")
-    L, P = c.pixelcnn_layers, c.pointwise_blocks
-    params = pixelcnn_params(C=c.pixelcnn_channels, K=c.context_maps, L=L, P=P, S=1 if c.tied else L, scale=0.5)
-    wiring = (c.wiring.residual_scale, c.wiring.block_convs, list(c.wiring.pointwise_positions(P, L)), 1)
-    return (torch.rand(N, 1, 28, 28) < 0.2).float(), torch.randn(N, c.context_maps, 28, 28), list(params), wiring
+def launched(session: executor.Session, op: str, **size: int) -> list[executor.Launched]:
+    """What the GPU bodies of a case launch."""
+    session.launches.clear()
+    for body in bodies(registry.named(op).ours(**size)).values():
+        body()
+    return list(session.launches)
 
 
-def rows(session: executor.Session) -> list[tuple[str, int, Prediction]]:
+def pixelcnn_rows(session: executor.Session) -> Iterator[tuple[str, int, Prediction]]:
     """Name, batch and prediction."""
-    found = []
-
-    def launched(call: Any) -> list[executor.Launched]:
-        session.launches.clear()
-        call()
-        return list(session.launches)
-
-    x, context, params, wiring = pixelcnn_case(1)
-    forward = launched(lambda: gpu.pixelcnn_log_prob(x, context, params, *wiring))
-    both = forward + launched(lambda: gpu.pixelcnn_log_prob_backward(torch.ones(1), x, context, params, *wiring))
-    for N in (1, 1024):
-        images = -(-N // MULTIPROCESSORS)  # each program takes one after another
-        found.append(("pixelcnn_log_prob", N, predict(forward, min(N, MULTIPROCESSORS), 1, images)))
-        found.append(("pixelcnn_log_prob and gradients", N, predict(both, min(N, MULTIPROCESSORS), 1, images)))
+    for op in ("pixelcnn_log_prob", "pixelcnn_log_prob + gradients"):
+        one = launched(session, op, N=1, **pixelcnn.PAPER)
+        for N in (1, 1024):  # each program takes one image after another
+            yield op, N, predict(one, min(N, MULTIPROCESSORS), 1, -(-N // MULTIPROCESSORS))
     for N in (1, 4096):
         tile = [t for t in pixelcnn_sample.TILES if t.least_batch <= N][-1]
-        found.append(("pixelcnn_sample", N, _sampler(N, tile, launched)))
-    return found
+        with mock.patch.object(pixelcnn_sample, "TILES", (tile._replace(least_batch=1),)):
+            ran = launched(session, "pixelcnn_sample", N=tile.images, **pixelcnn.PAPER)
+        resident = min(RESIDENT_THREADS // ran[0].threads, REGISTERS // (128 * ran[0].threads))
+        yield "pixelcnn_sample", N, predict(ran, -(-N // tile.images), resident)
 
 
-def _sampler(N: int, tile: Any, launched: Any) -> Prediction:
-    tiles, pixelcnn_sample.TILES = pixelcnn_sample.TILES, (tile._replace(least_batch=1),)
-    try:
-        x, context, params, wiring = pixelcnn_case(tile.images)
-        ran = launched(lambda: gpu.pixelcnn_sample(context, params, torch.rand(len(x), 28, 28), *wiring, 1.0, None))
-    finally:
-        pixelcnn_sample.TILES = tiles
-    resident = min(RESIDENT_THREADS // ran[0].threads, REGISTERS // (128 * ran[0].threads))
-    return predict(ran, -(-N // tile.images), resident)
-
-
-def made_rows() -> list[tuple[str, int, Prediction]]:
-    """The MADE flow at the paper's sizes."""
-    params = list(made_params(64, 640, 4))
-    found = []
-    with cuda.module(ARCHITECTURE) as (module, session):
-        gpu.made._cuda = lambda: module  # type: ignore[assignment]
-        session.costs, session.races = costs, False
-        for N in (1, 64):
-            z = torch.randn(N, 64)
-            for op in ("made_flow_forward", "made_flow_inverse"):
-                session.launches.clear()
-                getattr(gpu, op)(z, params, None)
-                parts = [predict([one], one.grid[0], 1) for one in session.launches]
-                found.append((op, N, Prediction(*(sum(p) for p in zip(*parts, strict=True)))))
-    return found
+def made_rows(session: executor.Session) -> Iterator[tuple[str, int, Prediction]]:
+    for N in (1, 64):
+        for op in ("made_flow_forward", "made_flow_inverse"):
+            parts = [predict([one], one.grid[0], 1) for one in launched(session, op, **made.BASE | {"N": N})]
+            yield op, N, Prediction(*(sum(p) for p in zip(*parts, strict=True)))
 
 
 def main() -> None:
     """Writes the table."""
+    torch.manual_seed(0)
     with executor.installed(ARCHITECTURE) as session:
         session.costs, session.races = costs, False
-        found = rows(session)
-    found += made_rows() if cuda.available() else []
+        found = list(pixelcnn_rows(session))
+    if cuda.available():
+        with cuda.module(ARCHITECTURE) as (module, session), mock.patch.object(gpu.made, "_cuda", return_value=module):
+            session.costs, session.races = costs, False
+            found += made_rows(session)
     lines = [
         "# GPU times, PREDICTED",
         "",
-        "**Nothing here was measured on a GPU.** `python benchmarks/gpu_predicted.py` writes this table: compiled PTX",
+        "**Nothing here was measured on a GPU.** `python -m benchmarks.gpu_predicted` writes this table: compiled PTX",
         f"for sm_90 runs on the CPU, and its instructions are counted against {MULTIPROCESSORS} multiprocessors at",
         f"{GIGAHERTZ} GHz (H100 SXM, H200). The model, and what it leaves out, stands at the top of that file. Preset",
         '"paper": twelve untied masked layers of 12 channels, 28x28 pixels; a flow of four steps of 64 variables and',

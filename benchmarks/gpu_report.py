@@ -12,23 +12,35 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+from benchmarks.ops import STEMS  # noqa: E402
+
+if TYPE_CHECKING:
+    from benchmarks.case import Case
+
 BUILD = ROOT / "build" / "gpu_report"
-OPS = (
-    "pixelcnn_sample", "made_flow_inverse", "pixelcnn_logits", "made_flow_forward", "masked_conv3x3",
-    "pixelcnn_log_prob", "weight_norm",
-)  # fmt: skip
 SECONDS = 450
 """For the whole report, of the 8 minutes that it may take."""
+ROUNDS_SECONDS = 1.2
+"""For all contenders of a case at a size."""
+H200 = {"gflops": 67e3, "bandwidth": [{"bytes": 0, "read_gbs": 4300, "copy_gbs": 4300}]}
+CHECK = re.compile(r"\S*::(?P<name>.+) (?P<status>PASSED|FAILED|ERROR|SKIPPED)\b")
+FAILURE = re.compile(r"(?:FAILED|ERROR) \S*::(?P<name>.+?) - (?P<detail>.*)")
+"""What pytest says of a test, and why it failed."""
 
 Record = dict[str, Any]
 
@@ -40,18 +52,18 @@ class Report:
         self.device, self.deadline = "cpu" if dry else "cuda", time.monotonic() + SECONDS
         self.records: list[Record] = []
 
-    def part(self, section: str, name: str, command: list[str], seconds: float) -> None:
+    def part(self, section: str, name: str, command: list[str], seconds: float, cwd: Path = BUILD) -> None:
         """Runs a command; its lines of JSON, and whether it ended well, join the records of the section."""
         left = self.deadline - time.monotonic()
         if left < min(seconds, 20):
             self.add(section, {"name": name, "status": "skipped", "detail": f"{left:.0f} s were left"})
             return
-        paths = os.pathsep.join([str(BUILD), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
-        environment.pop("TRITON_INTERPRET", None)
+        environment = {**os.environ, "PYTHONPATH": str(BUILD), "PYTHONUNBUFFERED": "1", "COLUMNS": "1000"}
+        environment["TRITON_INTERPRET"] = "0"  # the tests' interpreter
+        BUILD.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, start_new_session=True,
+            command, cwd=cwd, env=environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
@@ -59,13 +71,11 @@ class Report:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # and what it started
             output, how = process.communicate()[0], f"stopped after {time.monotonic() - start:.0f} s"
-        lines = output.splitlines()
-        for line in lines:
-            if line.startswith('{"name"'):
-                self.add(section, json.loads(line))
+        for found in records_in(output):
+            self.add(section, found)
         record: Record = {"name": name, "status": "ok", "seconds": round(time.monotonic() - start, 1)}
         if process.returncode:
-            tail = "\n".join(line for line in lines if not line.startswith('{"name"'))[-1500:]
+            tail = "\n".join(line for line in output.splitlines() if not line.startswith('{"name"'))[-1500:]
             record |= {"status": "failed", "detail": f"{how}\n{tail}"}
         self.add(section, record)
 
@@ -76,28 +86,113 @@ class Report:
 
     def run(self) -> None:
         """All parts, what matters most first."""
-        python, here = sys.executable, Path(__file__).parent
+        python = sys.executable
         build = [python, "setup.py", "-q", "build", "--build-lib", str(BUILD)]
-        self.part("build", "setup.py build", build, 240)
-        checks, timings = ([python, str(here / f"gpu_{name}.py")] for name in ("checks", "timings"))
+        self.part("build", "setup.py build", build, 240, cwd=ROOT)
+        checks = [python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
+        checks += [str(ROOT / "tests" / name) for name in ("test_ops.py", "test_devices.py")] + ["-k"]
+        sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
         with ThreadPoolExecutor(5) as pool:
-            for op in ["all"] if self.device == "cpu" else OPS:
-                pool.submit(self.part, "checks", f"checks of {op}", [*checks, op, self.device], 120)
-            for tool, op in (
-                ("memcheck", "all"),
-                ("racecheck", "made_flow_inverse"),
-                ("racecheck", "made_flow_forward"),
-            ):
-                name = f"compute-sanitizer {tool} {op}"
-                sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+            for stem in STEMS[1:]:  # all but the model
+                pool.submit(self.part, "checks", f"checks of {stem}", [*checks, f"{self.device} and {stem}"], 120)
+            for tool, tests in (("memcheck", "reference"), ("racecheck", "reference and made")):
+                name = f"compute-sanitizer {tool}: {tests}"
                 if sanitizer and self.device == "cuda":
-                    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", *checks, op, self.device, "--small"]
+                    command = [
+                        sanitizer,
+                        "--tool",
+                        tool,
+                        "--error-exitcode",
+                        "1",
+                        *checks,
+                        f"cuda and small and {tests}",
+                    ]
                     pool.submit(self.part, "sanitizer", name, command, 120)
                 else:
                     reason = "no compute-sanitizer" if self.device == "cuda" else "no GPU"
                     self.add("sanitizer", {"name": name, "status": "skipped", "detail": reason})
-        for op in ["all"] if self.device == "cpu" else ["model", *OPS]:
-            self.part("timings", f"timings of {op}", [*timings, op, self.device], 80)
+        for stem in STEMS:
+            command = [python, str(Path(__file__).resolve()), "--times", stem, *["--dry-run"] * (self.device == "cpu")]
+            self.part("timings", f"timings of {stem}", command, 120)
+
+
+def records_in(output: str) -> Iterator[Record]:
+    """What a part says: lines of JSON, or those of pytest."""
+    reasons = {match["name"]: match["detail"] for match in FAILURE.finditer(output)}
+    for line in output.splitlines():
+        if line.startswith('{"name"'):
+            yield json.loads(line)
+        elif match := CHECK.match(line):
+            status = {"PASSED": "ok", "SKIPPED": "skipped"}.get(match["status"], "failed")
+            yield {"name": match["name"], "status": status, "detail": reasons.get(match["name"], "")}
+
+
+# --- the times, in processes of their own ---------------------------------------------------------------------------
+
+
+def attempt(name: str, function: Callable[[], Record | None]) -> None:
+    """Runs a measurement and writes what came out as a line of JSON; goes on after any error."""
+    try:
+        record = {"status": "ok", **(function() or {})}
+    except Exception as error:
+        record = {"status": "failed", "detail": f"{type(error).__name__}: {error}"[:1500]}
+    print(json.dumps({"name": name, **record}), flush=True)
+
+
+def times(stem: str, device: str) -> None:
+    """Of all cases of a stem; on the CPU (a dry run) everything runs once, tiny, without torch.compile and graphs."""
+    import torch
+
+    from benchmarks.registry import CASES
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for case in CASES[stem]:
+        for size in case.gpu.sizes if device == "cuda" else case.gpu.sizes[:1]:
+            tiny = {axis: 2 if axis == "N" else value for axis, value in size.items()}
+            attempt(f"{case.op}: timings", partial(times_of, case, size if device == "cuda" else tiny, device))
+
+
+def times_of(case: "Case", size: dict[str, int], device: str) -> None:
+    """Ours and the contenders in turns, round after round; a time is the median of all rounds."""
+    import torch
+
+    from benchmarks.case import OURS, label
+    from benchmarks.timing import gpu_rounds, graphed, time_block
+
+    ready: dict[str, Callable[[], Any]] = {}
+    with torch.device(device):
+        inputs = case.draw(**size)
+
+    def prepare(name: str, contender: str, way: Callable[..., Any] = lambda call: call) -> None:
+        with torch.device(device):
+            call = case.contenders[contender](inputs)
+        for _ in range(3 if device == "cuda" else 1):
+            call()
+        ready[name] = way(call)
+
+    where = f"{case.op} {label(size)}"
+    for contender in (OURS, *case.gpu.contenders):
+        name = "ours" if contender == OURS else contender
+        if not case.runs(contender, size) or (device == "cpu" and "torch.compile" in contender):
+            continue
+        attempt(f"{where}: {name} runs", partial(prepare, name, contender))
+        if device == "cuda" and contender not in case.gpu.ungraphed:
+            attempt(f"{where}: {name}, graph runs", partial(prepare, f"{name}, graph", contender, graphed))
+    if device == "cuda":
+        found = gpu_rounds(ready, ROUNDS_SECONDS)
+    else:
+        found = {name: [1e3 * time_block(call, 1).wall] for name, call in ready.items()}
+    floor = case.work(**size).floor_seconds(H200)
+    for name, milliseconds in found.items():
+        ms = median(milliseconds)
+        record = {"case": where, "contender": name, "ms": ms, "rounds": len(milliseconds)}
+        record |= {"per_second": 1e3 * size.get("N", 1) / ms, "of_floor": 1e3 * floor / ms}
+        attempt(f"{where}: {name}", lambda record=record: record)
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
 
 
 def first_line(*command: str) -> str:
@@ -154,7 +249,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="walk through everything on the CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "build", metavar="DIR", help="for the two files")
+    parser.add_argument("--times", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.times:
+        times(options.times, "cpu" if options.dry_run else "cuda")
+        return 0
     report = Report(options.dry_run)
     report.run()
     about = environment()

@@ -8,7 +8,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from result_file import LABELS, OURS, Row
+
+from benchmarks.case import OURS
+from benchmarks.result_file import LABELS, Row
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vlae_fast", "font.size": 9, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})

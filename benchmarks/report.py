@@ -1,7 +1,7 @@
 """Writes what `make bench` measured: results/<machine>.json, report.md and report.html; `readme` fills in README.md.
 
-python benchmarks/report.py from build/bench.json     # after a run
-python benchmarks/report.py readme RESULTS.json       # picture and table of the README, from a committed file
+python -m benchmarks.report from build/bench.json     # after a run
+python -m benchmarks.report readme RESULTS.json       # picture and table of the README, from a committed file
 """
 
 import argparse
@@ -11,9 +11,9 @@ import textwrap
 from html import escape
 from pathlib import Path
 
-import plots
-from cases import name
-from result_file import LABELS, OURS, Results, Row, from_pytest_benchmark, machine_name
+from benchmarks import plots
+from benchmarks.case import OURS, label
+from benchmarks.result_file import LABELS, Results, Row, from_pytest_benchmark, machine_name
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
@@ -104,7 +104,7 @@ def markdown(results: Results) -> str:
     for op in results.ops:
         lines += ["", f"## {op}"]
         for size, rows in results.groups(op).items():
-            lines += ["", f"{name(json.loads(size))}", "", table(HEAD, [cells(row) for row in rows])]
+            lines += ["", f"{label(json.loads(size))}", "", table(HEAD, [cells(row) for row in rows])]
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +142,7 @@ def html(results: Results) -> str:
                 for row in rows
             )
             tables.append(
-                f"<div class=wide><table><caption>{escape(name(json.loads(size)))}</caption>"
+                f"<div class=wide><table><caption>{escape(label(json.loads(size)))}</caption>"
                 f"<tr>{head}</tr>{lines}</table></div>"
             )
         parts.append(f"<details><summary>All numbers</summary>{''.join(tables)}</details>")
@@ -168,7 +168,7 @@ def pictures(results: Results, op: str) -> list[str]:
         figure, axes = plots.figure()
         plots.in_size(axes, axis, rows)
         axes.legend(fontsize=7)
-        found.append((figure, f"Time against {plots.AXIS_LABELS.get(axis, axis)}{'; ' * bool(others)}{name(others)}"))
+        found.append((figure, f"Time against {plots.AXIS_LABELS.get(axis, axis)}{'; ' * bool(others)}{label(others)}"))
     most = max(len(rows) for rows in results.groups(op).values())
     candidates = [(size, rows) for size, rows in results.groups(op).items() if len(rows) == most]
     size, rows = candidates[len(candidates) // 2]
@@ -176,7 +176,7 @@ def pictures(results: Results, op: str) -> list[str]:
     if rows:
         figure, axes = plots.figure(height=1.3 + 0.38 * len(rows))
         plots.in_ratios(axes, [row.contender for row in rows], rows)
-        found.append((figure, f"Ratios and quartiles at {name(json.loads(size))}"))
+        found.append((figure, f"Ratios and quartiles at {label(json.loads(size))}"))
     return [f"<figure>{plots.svg(figure)}<figcaption>{escape(text)}</figcaption></figure>" for figure, text in found]
 
 
@@ -186,11 +186,11 @@ def pictures(results: Results, op: str) -> list[str]:
 def readme_block(results: Results, picture: str) -> str:
     """What stands between the two marks."""
     lines = []
-    for label, op, kind, size in README_LINES:
+    for what, op, kind, size in README_LINES:
         row = results.find(op, kind, **size)
         ours, share = row.ours_seconds[1], row.floor_seconds / row.ours_seconds[1]
         other = f"{milliseconds(row.median)}, {row.contender}"
-        lines.append([label, f"**{milliseconds(ours)}**", other, ratio(row), f"{share:.0%}"])
+        lines.append([what, f"**{milliseconds(ours)}**", other, ratio(row), f"{share:.0%}"])
     head = ["", "vlae_fast", "fastest other way measured", "ratio, quartiles", "floor / ours"]
     words = textwrap.fill(about(results), 120, break_long_words=False, break_on_hyphens=False)
     return f"![Ratios, and time against batch]({picture})\n\n{table(head, lines)}\n\n{NETWORKS}\n\n{words}\n"
@@ -205,7 +205,7 @@ def with_block(readme: str, block: str) -> str:
 def write_readme(source: Path) -> None:
     results, picture = Results.read(source), source.with_suffix(".png")
     rows = [results.find(op, kind, **size) for _, op, kind, size in README_LINES]
-    labels = [label.replace("`", "").replace("*", "") for label, *_ in README_LINES]
+    labels = [what.replace("`", "").replace("*", "") for what, *_ in README_LINES]
     axis, _, along = next(results.series("pixelcnn_sample"))
     plots.overview(labels, rows, axis, along, "pixelcnn_sample: 28 x 28 pixels, 12 channels", picture)
     path = ROOT / "README.md"

@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from work import Work
+from benchmarks.case import OURS, Work
 
-OURS = "native"
 LABELS = {OURS: "vlae_fast"}
 
 
@@ -40,7 +39,7 @@ class Row:
 
     @property
     def same_work(self) -> bool:
-        """Some contenders do other work on purpose: see bench_model.py."""
+        """Some contenders do other work on purpose: see ops/model.py."""
         return not self.contender.startswith("scoring once")
 
 

@@ -1,15 +1,20 @@
-"""Times two calls in turn, pair by pair, and sets aside what something else on the machine has disturbed."""
+"""Times two calls in turn, pair by pair, and sets aside what something else on the machine has disturbed.
+
+On a GPU, which has its own clock, any number of calls take turns.
+"""
 
 import ctypes
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import quantiles
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Call = Callable[[], Any]
+import torch
+
+from benchmarks.case import Call
 
 QUIET = 1.1
 """Wall time over CPU time above which something else had the core."""
@@ -128,3 +133,42 @@ def _status(field: str) -> int:
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field))
     return 1024 * int(line.split()[1])
+
+
+# --- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+def gpu_milliseconds(call: Call, repeats: int = 1) -> float:
+    """Of a call: by the GPU's clock, from when it is free to when it has done."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / repeats
+
+
+def gpu_rounds(calls: Mapping[str, Call], seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each, round after round; all have run before."""
+    repeats = {name: max(1, min(50, int(1 / max(gpu_milliseconds(call), 1e-3)))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    deadline, rounds = time.monotonic() + seconds, 0
+    while rounds < 3 or (time.monotonic() < deadline and rounds < 100):
+        for name, call in calls.items():
+            times[name].append(gpu_milliseconds(call, repeats[name]))
+        rounds += 1
+    return times
+
+
+def graphed(call: Call) -> Call:
+    """The call, captured as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay

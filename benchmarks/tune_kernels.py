@@ -1,6 +1,6 @@
 """Searches anew for the launch options of kernels/table.py, on the GPU that is there, and prints the table's rows.
 
-    python benchmarks/tune_kernels.py [--images 1024] [--dry-run]
+    python -m benchmarks.tune_kernels [--images 1024] [--dry-run]
 
 --dry-run needs no GPU: it compiles every candidate for sm_90 and prints what each takes: registers, spills, memory.
 """
@@ -11,10 +11,12 @@ import statistics
 from unittest import mock
 
 import torch
-from torch import Tensor
 
-from vlae_fast import gpu
-from vlae_fast.config import PixelCNNSpec
+from benchmarks.case import Call
+from benchmarks.launches import bodies
+from benchmarks.ops import pixelcnn
+from benchmarks.registry import named
+from benchmarks.timing import gpu_milliseconds
 from vlae_fast.kernels import ahead_of_time, table
 from vlae_fast.kernels.table import Config
 
@@ -40,43 +42,21 @@ def chosen(kernel: str, config: Config):
     return mock.patch.dict(table.TABLE, {kernel: {0: {0: config}}})
 
 
-def calls(images: int, device: str) -> dict:
-    """Kernel -> a function that launches it: reading R1, 28 x 28, 12 channels."""
-    draw = torch.Generator(device).manual_seed(0)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw, device=device) / 4
-
-    C, K, L, P = 12, 4, 5, 4
-    shapes = (
-        (C, 1, 3, 3), (C, K, 3, 3), (C,), (1, C, C, 3, 3), (L, C), (L, C), (P, 2, C, C), (P, 2, C), (C,), (1,),
-    )  # fmt: skip
-    params = [randn(*shape) for shape in shapes]
-    x, context = (randn(images, 1, 28, 28) > 0).float(), randn(images, K, 28, 28)
-    spec = PixelCNNSpec()
-    stack = x, context, params, spec.residual_scale, spec.block_convs, list(range(P)), spec.visible_stride
-    maps, weight = randn(images, C, 28, 28), params[3][0]
+def calls(images: int, device: str) -> dict[str, Call]:
+    """Kernel -> a function that launches it: tied layers, 28 x 28, 12 channels."""
+    stack = bodies(named("pixelcnn_log_prob + gradients").ours(**pixelcnn.BASE | {"N": images}), device)
+    layer = bodies(named("masked_conv3x3 + gradients").ours(N=images, image=28, channels=12), device)
     return {
-        "pixelcnn_forward": lambda: gpu.pixelcnn_log_prob(*stack),
-        "pixelcnn_backward": lambda: gpu.pixelcnn_log_prob_backward(x.flatten(1).sum(1), *stack),
-        "masked_conv3x3": lambda: gpu.masked_conv3x3(maps, weight, params[2], params[4][0], maps, "B", True, 1.0),
-        "masked_conv3x3_weight": lambda: gpu.masked_conv3x3_backward(
-            maps, maps, weight, params[4][0], "B", True, 1.0
-        ),
-    }  # fmt: skip
+        "pixelcnn_forward": stack["pixelcnn_log_prob"],
+        "pixelcnn_backward": stack["pixelcnn_log_prob_backward"],
+        "masked_conv3x3": layer["masked_conv3x3"],
+        "masked_conv3x3_weight": layer["masked_conv3x3_backward"],
+    }
 
 
-def milliseconds(call, repeats: int = 20) -> float:
+def milliseconds(call: Call, repeats: int = 20) -> float:
     """Median time of a call on the GPU, after two to warm up."""
-    times = []
-    for _ in range(repeats + 2):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times[2:])
+    return statistics.median([gpu_milliseconds(call) for _ in range(repeats + 2)][2:])
 
 
 def measure(images: int) -> None:

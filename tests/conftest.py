@@ -2,10 +2,14 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 # The tests of Triton kernels run on the CPU: interpreted, or compiled for an architecture, as VLAE_FAST_PTX=80 says.
-os.environ["TRITON_INTERPRET"] = "0" if "VLAE_FAST_PTX" in os.environ else "1"  # before anything imports Triton
+# Before anything imports Triton.
+os.environ.setdefault("TRITON_INTERPRET", "0" if "VLAE_FAST_PTX" in os.environ else "1")
+sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; at the end, as vlae_fast may be built elsewhere
 
 import numpy as np
 import pytest
@@ -41,6 +45,16 @@ def assert_close(actual: Tensor, expected: Tensor, kind: str = "value", scale: f
 def _same_start() -> None:
     torch.manual_seed(0)
     torch.distributions.Distribution.set_default_validate_args(True)  # torch.compile switches it off for the process
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The device of all tensors that a test makes, where the machine has it."""
+    name: str = request.param
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    with torch.device(name):
+        yield name
 
 
 @pytest.fixture(autouse=True, scope="session")

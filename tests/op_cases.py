@@ -1,5 +1,7 @@
 """Arguments of every op in ordinary sizes, and what maps over the tensors in them."""
 
+from functools import partial
+
 import torch
 from conftest import made_params, pixelcnn_params
 
@@ -12,13 +14,13 @@ def conv_arguments(N=2, C=3, K=4, H=5, W=6):
     return tensors | dict(mask="B", pre_elu=True, residual_scale=0.5)
 
 
-def stack_arguments(N=2, K=2, H=5, W=6, L=4, P=2, C=3):
+def stack_arguments(N=2, K=2, H=5, W=6, L=4, P=2, C=3, spec=PixelCNNSpec(0.5, 2)):
     x, context = torch.randint(0, 2, (N, 1, H, W)).float(), torch.randn(N, K, H, W)
-    return dict(x=x, context=context, params=pixelcnn_params(C=C, K=K, L=L, P=P), spec=PixelCNNSpec(0.5, 2))
+    return dict(x=x, context=context, params=pixelcnn_params(C=C, K=K, L=L, P=P), spec=spec)
 
 
-def sample_arguments():
-    arguments = stack_arguments()
+def sample_arguments(**size):
+    arguments = stack_arguments(**size)
     x = arguments.pop("x")[:, 0]
     given = torch.randint(-1, 2, x.shape, dtype=torch.int8)
     return arguments | dict(uniforms=torch.rand_like(x), temperature=0.7, given=given)
@@ -39,9 +41,11 @@ CASES = {
     "pixelcnn_log_prob": stack_arguments,
     "pixelcnn_sample": sample_arguments,
     "made_flow_forward": flow_arguments,
-    "made_flow_inverse": lambda: flow_arguments("eps"),
+    "made_flow_inverse": partial(flow_arguments, "eps"),
     "weight_norm": norm_arguments,
 }
+BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context"}
+"""Arguments with a batch axis."""
 DIFFERENTIABLE = tuple(op for op in CASES if op != "pixelcnn_sample")
 
 

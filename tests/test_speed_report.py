@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from compare import LAUNCHES, verdict
-from report import BEGIN, END, README_LINES, html, markdown, readme_block, with_block
-from result_file import OURS, Results
-from timing import Block, NotQuietError, pair_up, quartiles
-from work import Work, made, pixelcnn
 
+from benchmarks.case import OURS, Work
+from benchmarks.compare import LAUNCHES, verdict
+from benchmarks.ops import made, pixelcnn
+from benchmarks.report import BEGIN, END, README_LINES, html, markdown, readme_block, with_block
+from benchmarks.result_file import Results
+from benchmarks.timing import Block, NotQuietError, pair_up, quartiles
 from vlae_fast import masks
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +102,6 @@ def test_floor_is_arithmetic_or_memory():
 
 
 def test_multiply_adds_are_those_the_masks_leave():
-    assert pixelcnn(N=1, image=1, channels=12, layers=5).multiply_adds == 5244  # counted by hand for reading R1
+    assert pixelcnn.work(N=1, image=1, channels=12, layers=5).multiply_adds == 5244  # counted by hand for reading R1
     degrees = masks.made_degrees(2, 2)  # one unit sees z0, one both: 3 + 3 connections, and z1 sees the first unit
-    assert made(N=1, degrees=degrees, D=2, T=1).multiply_adds == 7
+    assert made.flow_work(N=1, degrees=degrees, D=2, T=1).multiply_adds == 7

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlae_fast import masks
-from vlae_fast.reference import MADEFlowParams
+from vlae_fast import MADEFlowParams, masks
 
 Flow = Callable[[Tensor], Tensor]
 Layers = tuple[tuple[Tensor, Tensor], ...]
@@ -33,7 +32,7 @@ def mean(layers: Layers, y: Tensor) -> Tensor:
 
 
 def density_folded(params: MADEFlowParams, way: Callable[[Flow], Flow] = lambda run: run) -> Flow:
-    """One pass a step; `way` is how torch runs it (contenders_torch.WAYS)."""
+    """One pass a step; `way` is how torch runs it."""
     steps = folded(params)
 
     def run(z: Tensor) -> Tensor:
@@ -86,25 +85,16 @@ def inverse_incremental(params: MADEFlowParams) -> Flow:
     return run
 
 
-def density_and_gradients(
-    params: MADEFlowParams, way: Callable[..., Tensor] = lambda run: run
-) -> Callable[[Tensor], list[Tensor]]:
-    """Forward and backward by autograd; gradients of the sum of the result, z first, then the parameters."""
+def density(params: MADEFlowParams) -> Callable[..., Tensor]:
+    """For autograd: a function of latents and weights."""
     first, second, third = masks.made_masks(params.degrees, params.weight1.shape[2], like=params.weight1)
-    leaves = [p.clone().requires_grad_() for p in params[:6]]
 
-    def density(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
+    def run(z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
         y = z
         for t in range(len(b1)):
             h = F.relu(F.linear(y, w1[t] * first, b1[t]))
             h = F.relu(F.linear(h, w2[t] * second, b2[t]))
             y = (y - F.linear(h, w3[t] * third, b3[t])).flip(1)
         return y
-
-    run_density = way(density)
-
-    def run(z: Tensor) -> list[Tensor]:
-        z = z.clone().requires_grad_()
-        return list(torch.autograd.grad(run_density(z, *leaves).sum(), [z, *leaves]))
 
     return run

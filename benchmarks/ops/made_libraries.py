@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from vlae_fast.reference import MADEFlowParams
+from vlae_fast import MADEFlowParams
 
 Flow = Callable[[Tensor], Tensor]
 Flows = tuple[Flow, Flow]

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlae_fast import masks
-from vlae_fast.config import PixelCNNSpec
-from vlae_fast.reference import PixelCNNParams
+from vlae_fast import PixelCNNParams, PixelCNNSpec, masks
 
 
 def log_prob_channels_last(x: Tensor, context: Tensor, params: PixelCNNParams, spec: PixelCNNSpec) -> Tensor:
