@@ -20,7 +20,7 @@ check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examp
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu tests/*.h tests/*.cpp \
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu tests/*.h tests/*.cpp \
 	  tests/ptx/*.h tests/ptx/*.cpp
 	$(BIN)/mypy
 
@@ -36,8 +36,8 @@ isa: .venv/installed
 # The same sources compile for aarch64, where a cross compiler is at hand.
 AARCH64 := aarch64-linux-gnu-g++
 aarch64:
-	if command -v $(AARCH64); then for source in $(filter-out csrc/bindings%.cpp,$(wildcard csrc/*.cpp)); do \
-	  $(AARCH64) -std=c++20 -O3 -Wall -Wextra -Werror -Wno-psabi -DVLAE_ISA=baseline -c $$source -o /dev/null || exit 1; \
+	if command -v $(AARCH64); then for source in $(filter-out csrc/bindings/%,$(wildcard csrc/*/*.cpp)); do \
+	  $(AARCH64) -std=c++20 -O3 -Wall -Wextra -Werror -Wno-psabi -DVLAE_ISA=baseline -Icsrc -c $$source -o /dev/null || exit 1; \
 	  done; else echo "$(AARCH64) not found: skipped"; fi
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
@@ -47,7 +47,7 @@ sanitizers: build/asan/done build/tsan/done
 
 build/asan/done: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 build/tsan/done: FLAGS := -fsanitize=thread
-build/%/done: .venv/installed $(wildcard csrc/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py)
+build/%/done: .venv/installed $(wildcard csrc/*.h csrc/*/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py)
 	CXXFLAGS="$(FLAGS)" VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
 	touch $@
 
@@ -133,7 +133,7 @@ bench-compare: .venv/installed  ## what BASE=<git revision> and the checkout tak
 	$(BIN)/pip install -q -e ".[bench]" || echo "without nflows, normflows and zuko"
 	touch $@
 
-.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard csrc/*.h csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q setuptools nanobind ninja
 	$(BIN)/pip install -q -e ".[cli,dev,demo]"

@@ -23,10 +23,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
-COMMON = ["dispatch.cpp", "parallel.cpp"]
-BINDINGS = ["bindings.cpp"]
-CUDA_BINDINGS = ["bindings_cuda.cpp"]
-# Each kernel source is compiled once for each of these; csrc/dispatch.cpp picks one at load.
+COMMON = ["core/dispatch.cpp", "core/parallel.cpp"]
+BINDINGS = ["bindings/native.cpp"]
+CUDA_BINDINGS = ["bindings/cuda.cpp"]
+# Each kernel source is compiled once for each of these; csrc/core/dispatch.cpp picks one at load.
 INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {"avx2": "-march=x86-64-v3", "avx512": "-march=x86-64-v4 -mprefer-vector-width=512"}
@@ -92,7 +92,7 @@ def include(folder: Path | str) -> str:
 
 def write_bindings(ninja: Writer, sources: list[str]) -> list[str]:
     """Writes the rule "compile" of C++ sources and how to build bindings; returns their objects."""
-    flags = f"{DEFAULTS} {environment('CPPFLAGS', 'CFLAGS', 'CXXFLAGS')} {REQUIRED} $flags"
+    flags = f"{DEFAULTS} {environment('CPPFLAGS', 'CFLAGS', 'CXXFLAGS')} {REQUIRED} {include(CSRC.absolute())} $flags"
     command = f"{compiler()} {flags} -MD -MF $out.d -c $in -o $out"
     ninja.rule("compile", command, depfile="$out.d", deps="gcc")
     objects = [compile_source(ninja, CSRC / source, source, binding_flags()) for source in sources]
@@ -109,8 +109,8 @@ def write_native(ninja: Writer, target: str) -> None:
     """Writes the rules that build `target`, the CPU module."""
     objects = write_bindings(ninja, BINDINGS)
     objects += [compile_source(ninja, CSRC / source, source, "") for source in COMMON]
-    bindings = BINDINGS + CUDA_BINDINGS
-    kernels = sorted(p.name for p in CSRC.glob("*.cpp") if p.name not in COMMON + bindings)
+    once = COMMON + BINDINGS + CUDA_BINDINGS
+    kernels = [name for name in sorted(str(p.relative_to(CSRC)) for p in CSRC.glob("*/*.cpp")) if name not in once]
     for isa, flags in INSTRUCTION_SETS.items():
         for source in kernels:
             objects.append(compile_source(ninja, CSRC / source, f"{isa}/{source}", f"{flags} -DVLAE_ISA={isa}"))
@@ -122,10 +122,10 @@ def write_native(ninja: Writer, target: str) -> None:
 
 def write_cuda(ninja: Writer, target: str) -> None:
     """Writes the rules that build `target`, the CUDA module; it carries the CUDA runtime and loads without a driver."""
-    command = f"{nvcc()} {NVCCFLAGS} {machine_code(architectures())}"
+    command = f"{nvcc()} {NVCCFLAGS} {machine_code(architectures())} {include(CSRC.absolute())}"
     ninja.rule("nvcc", f"{command} -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc")
     objects = write_bindings(ninja, CUDA_BINDINGS)
-    objects += [compile_source(ninja, p, p.name, "", "nvcc") for p in sorted(CSRC.glob("*.cu"))]
+    objects += [compile_source(ninja, p, str(p.relative_to(CSRC)), "", "nvcc") for p in sorted(CSRC.glob("*/*.cu"))]
     ninja.rule("link", f"{nvcc()} -shared -cudart static $in -o $out")
     ninja.build(target, "link", objects)
 

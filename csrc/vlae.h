@@ -104,40 +104,40 @@ using WeightNorm = void(Index R, Index n, const float* v, const float* g, const 
 using WeightNormBackward = void(Index R, Index n, const float* dw, const float* v, const float* g,
                                 const std::int64_t* live, Index n_threads, float* dv, float* dg);
 
+// Every function, once: its type and its name.
+#define VLAE_KERNELS(X)                             \
+  X(MaskedConv3x3, masked_conv3x3)                  \
+  X(MaskedConv3x3Backward, masked_conv3x3_backward) \
+  X(PixelCNNLogits, pixelcnn_logits)                \
+  X(PixelCNNLogProb, pixelcnn_log_prob)             \
+  X(PixelCNNBackward, pixelcnn_backward)            \
+  X(PixelCNNSample, pixelcnn_sample)                \
+  X(MADEFlowForward, made_flow_forward)             \
+  X(MADEFlowBackward, made_flow_backward)           \
+  X(MADEFlowInverse, made_flow_inverse)             \
+  X(WeightNorm, weight_norm)                        \
+  X(WeightNormBackward, weight_norm_backward)
+
 // One table of functions per instruction set; every source of them is compiled once for each.
 struct Kernels {
   const char* isa;
-  MaskedConv3x3* masked_conv3x3;
-  MaskedConv3x3Backward* masked_conv3x3_backward;
-  PixelCNNLogits* pixelcnn_logits;
-  PixelCNNLogProb* pixelcnn_log_prob;
-  PixelCNNBackward* pixelcnn_backward;
-  PixelCNNSample* pixelcnn_sample;
-  MADEFlowForward* made_flow_forward;
-  MADEFlowBackward* made_flow_backward;
-  MADEFlowInverse* made_flow_inverse;
-  WeightNorm* weight_norm;
-  WeightNormBackward* weight_norm_backward;
+#define VLAE_MEMBER(Type, name) Type* name;
+  VLAE_KERNELS(VLAE_MEMBER)
+#undef VLAE_MEMBER
 };
 // Table i of those that this processor runs, best first; null past the last.
 const Kernels* usable(Index i);
-// The best of them, or the one that the environment variable VLAE_FAST_ISA names; throws std::runtime_error for another
-// name.
+// The one in use: the best of them, or what the environment variable VLAE_FAST_ISA names, or `use` chose; throws
+// std::runtime_error for a name in VLAE_FAST_ISA that is none of theirs.
 const Kernels& kernels();
+// Chooses another one of them, for the calls that begin from now on in any thread; null for the first choice.
+void use(const Kernels* table);
 
 #ifdef VLAE_ISA  // set by the build for the sources that are compiled per instruction set
 namespace VLAE_ISA {
-MaskedConv3x3 masked_conv3x3;
-MaskedConv3x3Backward masked_conv3x3_backward;
-PixelCNNLogits pixelcnn_logits;
-PixelCNNLogProb pixelcnn_log_prob;
-PixelCNNBackward pixelcnn_backward;
-PixelCNNSample pixelcnn_sample;
-MADEFlowForward made_flow_forward;
-MADEFlowBackward made_flow_backward;
-MADEFlowInverse made_flow_inverse;
-WeightNorm weight_norm;
-WeightNormBackward weight_norm_backward;
+#define VLAE_DECLARATION(Type, name) Type name;
+VLAE_KERNELS(VLAE_DECLARATION)
+#undef VLAE_DECLARATION
 }  // namespace VLAE_ISA
 #endif
 

@@ -28,4 +28,7 @@ Index made_flow_inverse_scratch(const MADEFlow&);
 void made_flow_inverse(const MADEFlow&, const MADEFlowParams&, const float* eps, const float* hidden_context,
                        float* scratch, Stream stream, float* z);
 
+// Each of them, once.
+#define VLAE_CUDA_FUNCTIONS(X) X(made_flow_forward) X(made_flow_backward) X(made_flow_inverse)
+
 }  // namespace vlae::cuda

@@ -36,8 +36,8 @@ def registers() -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-        flags = ["-std=c++20", "-O3", "-Xptxas", "-v", *code, "-odir", folder, "-c"]
-        sources = [str(p) for p in sorted((ROOT / "csrc").glob("*.cu"))]
+        flags = ["-std=c++20", "-O3", "-Xptxas", "-v", *code, "-odir", folder, f"-I{ROOT / 'csrc'}", "-c"]
+        sources = [str(p) for p in sorted((ROOT / "csrc").glob("*/*.cu"))]
         text = subprocess.run(["nvcc", *flags, *sources], capture_output=True, text=True, check=True).stderr
     kernels = re.split(r"Compiling entry function '", text)[1:]
     for kernel in kernels:

@@ -46,7 +46,11 @@ def write_ninja(path: Path, flags: str) -> None:
     nanobind_flags = f"-DNDEBUG -O0 -I{root / 'include'} -I{root / 'ext/robin_map/include'} -I{include}"
     with path.open("w") as file:
         ninja = Writer(file, width=120)
-        ninja.rule("compile", f"{compiler} {CXXFLAGS} {flags} $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d")
+        ninja.rule(
+            "compile",
+            f"{compiler} {CXXFLAGS} -I{ROOT / 'csrc'} {flags} $flags -MD -MF $out.d -c $in -o $out",
+            depfile="$out.d",
+        )
         ninja.rule("link", f"{compiler} {flags} $in $flags -o $out")
         simulated = f"-x c++ -include {ROOT / 'tests/cuda_sim.h'}"
 
@@ -55,10 +59,10 @@ def write_ninja(path: Path, flags: str) -> None:
                 o for s in sources for o in ninja.build(f"{s.name}.o", "compile", str(s), variables={"flags": flags})
             ]
 
-        kernels = objects(sorted((ROOT / "csrc").glob("*.cu")), simulated)
-        bindings = objects([ROOT / "csrc/bindings_cuda.cpp", root / "src/nb_combined.cpp"], nanobind_flags)
+        kernels = objects(sorted((ROOT / "csrc").glob("*/*.cu")), simulated)
+        bindings = objects([ROOT / "csrc/bindings/cuda.cpp", root / "src/nb_combined.cpp"], nanobind_flags)
         ninja.build("_cuda.so", "link", kernels + bindings, variables={"flags": "-shared"})
-        race = objects([ROOT / "tests/made_race.cpp"], f"-I{ROOT / 'csrc'}")
+        race = objects([ROOT / "tests/made_race.cpp"], "")
         ninja.build("made_race", "link", kernels + race)
 
 

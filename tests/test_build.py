@@ -83,7 +83,7 @@ def test_of_nvcc_12_1_the_architectures_it_knows_are_used(bench: Bench) -> None:
     result = bench.build()
     assert result.returncode == 0, result.stderr
     assert bench.modules() == {"_native", "_cuda"}
-    (call,) = [c for c in bench.calls() if c.startswith("nvcc") and "-o made_inverse.cu.o" in c]
+    (call,) = [c for c in bench.calls() if c.startswith("nvcc") and "-o made/inverse.cu.o" in c]
     assert "code=sm_80 " in call
     assert "code=sm_90 -gencode arch=compute_90,code=compute_90 " in call
 
@@ -123,7 +123,7 @@ def test_compilers_and_flags_of_the_environment_are_used(bench: Bench) -> None:
     assert result.returncode == 0, result.stderr
     calls = bench.calls()
     assert {c.split()[0] for c in calls} == {"ccache", "nvcc"}
-    (call,) = [c for c in calls if "avx2/made.cpp.o" in c and " -c " in c] or [None]  # on x86-64 alone
+    (call,) = [c for c in calls if "avx2/made/made.cpp.o" in c and " -c " in c] or [None]  # on x86-64 alone
     if call is not None:
         assert call.startswith("ccache my-g++ -O3 -g1 -DPRE -O1 -march=native -DCXX -std=c++20 ")
         assert call.index("-march=native") < call.index("-march=x86-64-v3")
@@ -149,7 +149,7 @@ def test_the_sdist_holds_the_sources_the_notices_and_no_tests(tmp_path: Path) ->
         metadata = archive.extractfile(f"{path.name.removesuffix('.tar.gz')}/PKG-INFO")
         assert metadata is not None
         notices = {line for line in metadata.read().decode().splitlines() if line.startswith("License-File: ")}
-    assert names >= {f"csrc/{p.name}" for p in (ROOT / "csrc").iterdir()}
+    assert names >= {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.*")}
     assert {n for n in names if n.startswith(("tests", "benchmarks", "results"))} == set()
     assert notices == {f"License-File: {n}" for n in ("LICENSE", "licenses/nanobind.txt", "licenses/robin_map.txt")}
 

@@ -177,7 +177,7 @@ def test_given_pixels_of_another_value_are_refused(decoder, value):
     given = torch.full((3, 28, 28), -1, dtype=torch.int8)
     given[1, 2, 3] = value
     for draw in (partial(model.sample, 3), partial(model.reconstruct, images())):
-        with pytest.raises(ValueError, match="given: -1, 0 or 1 in each pixel wanted"):
+        with pytest.raises(ValueError, match="given: values -1, 0 or 1 wanted"):
             draw(given=given)
 
 

@@ -18,6 +18,8 @@ from triton.runtime import interpreter
 from vlae_fast import gpu
 from vlae_fast.config import PixelCNNSpec
 from vlae_fast.kernels import masked_conv, pixelcnn, pixelcnn_backward, pixelcnn_sample, planes
+from vlae_fast.ops.masked_conv import gpu as masked_conv_gpu
+from vlae_fast.ops.pixelcnn import gpu as pixelcnn_gpu
 
 LONG = 64
 """Turns of a loop that are all run."""
@@ -101,8 +103,8 @@ def stack(N, H, W, C, K, spec, **sizes):
 
 
 def test_paper_at_3000_pixels_a_side_is_larger_than_int32():
-    sizes = gpu.pixelcnn.operands.PixelCNNSizes(1, 3000, 3000, 12, 4, 12, 4, 12)
-    call = gpu.pixelcnn._PixelCNN("pixelcnn_forward", meta(1, 1, 3000, 3000), sizes, 1.0, 2, [0, 1, 2, 3], 1)
+    sizes = {"N": 1, "H": 3000, "W": 3000, "C": 12, "K": 4, "L": 12, "P": 4, "S": 12}
+    call = pixelcnn_gpu._PixelCNN("pixelcnn_forward", meta(1, 1, 3000, 3000), sizes, 1.0, 2, [0, 1, 2, 3], 1)
     assert call.scratch.numel() > 2**31
 
 
@@ -136,7 +138,7 @@ def test_pixelcnn_sample(case, memory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("N", "C", "K", "H", "W"), [(12, 3, 2, 9000, 9000), (1 << 20, 3, 2, 28, 28)])
 def test_masked_conv3x3(N, C, K, H, W, memory, monkeypatch):
-    monkeypatch.setattr(gpu.masked_conv, "resident_programs", lambda x, config: N * H * W)  # a block for each
+    monkeypatch.setattr(masked_conv_gpu, "resident_programs", lambda x, config: N * H * W)  # a block for each
     x, weight, channels, y = meta(N, C, H, W), meta(K, C, 3, 3), meta(K), meta(N, K, H, W)
     gpu.masked_conv3x3(x, weight, channels, channels, y, "B", True, 0.5)
     gpu.masked_conv3x3_backward(y, x, weight, channels, "B", True, 0.5)

@@ -15,6 +15,7 @@ from ptx import cuda
 from test_made_native import arguments, check_against_reference
 
 from vlae_fast import gpu, masks
+from vlae_fast.ops.made import gpu as made_gpu
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
@@ -48,8 +49,8 @@ def _cuda(simulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         scratches.append(torch.full((count + 64,), torch.nan))
         return scratches[-1]
 
-    monkeypatch.setattr(gpu.made, "_cuda", lambda: simulated)
-    monkeypatch.setattr(gpu.made, "_scratch", scratch)
+    monkeypatch.setattr(made_gpu, "_cuda", lambda: simulated)
+    monkeypatch.setattr(made_gpu, "_scratch", scratch)
     yield
     assert all(s[-64:].isnan().all() for s in scratches)
 
@@ -146,11 +147,11 @@ def test_degrees_out_of_order_or_range_do_no_harm(degrees: list[int]) -> None:
         (lambda z, p: (z.T.contiguous().T, p), "eps: a contiguous"),
         (lambda z, p: (z, [*p[:6], p[6].int()]), "params.degrees: a contiguous torch.int64"),
         (
-            lambda z, p: (z, [*p[:5], p[5][:, :7].contiguous(), p[6]]),
-            r"params.bias3: \[T, 5\] or \[T, 10\] wanted, got 7 rows",
+            lambda z, p: (z, [*p[:4], p[4][:, :7].contiguous(), p[5][:, :7].contiguous(), p[6]]),
+            r"params.bias3: \[T, 5\] or \[T, 10\] wanted, got \[2, 7\]",
         ),
         (
-            lambda z, p: (z[:, :0], [p[0][..., :0], *p[1:5], p[5][:, :0], p[6]]),
+            lambda z, p: (z[:, :0], [p[0][..., :0], *p[1:4], p[4][:, :0], p[5][:, :0], p[6]]),
             "params: 12 hidden units without inputs",
         ),
     ],
@@ -172,7 +173,7 @@ def test_a_launch_that_fails_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -
 
 SITES = [
     f"{path.name}:{number}"
-    for path in sorted([*ROOT.glob("csrc/*.cu"), *ROOT.glob("csrc/*_cuda.h")])
+    for path in sorted([*ROOT.glob("csrc/made/*.cu"), *ROOT.glob("csrc/made/*cuda.h")])
     for number, line in enumerate(path.read_text().splitlines(), 1)
     if re.search(r"__sync(threads|warp)\(\)", line)
 ]

@@ -156,14 +156,14 @@ def test_every_element_of_the_outputs_is_written(N: int, scale: bool) -> None:
     params = made_params(D, M, T, scale)
     z, context = arguments(N, params, True)
     deps, dlog_det = torch.randn(N, D), torch.randn(N)
-    sizes, inputs = (N, D, M, T), tuple(t.data_ptr() for t in params)
+    sizes, inputs = (N, D, M, T, scale), tuple(t.data_ptr() for t in params)
 
     def outputs(*shapes: torch.Size) -> list[Tensor]:
         return [torch.full(shape, torch.nan) for shape in shapes]
 
     forward, inverse = outputs(z.shape, (N,)), outputs(z.shape)
     rows, dparams = outputs(z.shape, context.shape), outputs(*(p.shape for p in params[:6]))
-    common = (sizes, scale, inputs, z.data_ptr(), context.data_ptr())
+    common = (sizes, inputs, z.data_ptr(), context.data_ptr())
     _native.made_flow_forward(*common, 1, *(t.data_ptr() for t in forward))
     _native.made_flow_inverse(*common, 1, *(t.data_ptr() for t in inverse))
     _native.made_flow_backward(

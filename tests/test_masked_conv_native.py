@@ -88,9 +88,9 @@ def test_every_output_is_written(shape):
     y, *gradients = outputs = [
         torch.full_like(t, float("nan")) for t in (x.new_empty(N, K, H, W), x, weight, bias, gain)
     ]
-    sizes, dy = (N, C, K, H, W, 5), torch.randn(N, K, H, W)
+    sizes, dy = (N, C, K, H, W, 5, True, 0.7), torch.randn(N, K, H, W)
     tensors = [t.data_ptr() for t in (x, weight, bias, gain)]
-    _native.masked_conv3x3(sizes, True, 0.7, *tensors, 0, 1, y.data_ptr())
+    _native.masked_conv3x3(sizes, *tensors, 0, 1, y.data_ptr())
     tensors = [t.data_ptr() for t in (dy, x, weight, gain)]
-    _native.masked_conv3x3_backward(sizes, True, 0.7, *tensors, 1, *(t.data_ptr() for t in gradients))
+    _native.masked_conv3x3_backward(sizes, *tensors, 1, *(t.data_ptr() for t in gradients))
     assert all(torch.isfinite(t).all() for t in outputs)

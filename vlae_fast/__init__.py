@@ -8,7 +8,7 @@ from vlae_fast import ops, reference
 from vlae_fast.config import PixelCNNSpec, TrainConfig, VLAEConfig
 from vlae_fast.model import VLAE
 from vlae_fast.ops import use_backend
-from vlae_fast.reference import MADEFlowParams, PixelCNNParams
+from vlae_fast.params import MADEFlowParams, PixelCNNParams
 
 if TYPE_CHECKING:
     from vlae_fast import plots as plots

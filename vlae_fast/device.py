@@ -5,7 +5,7 @@ import sys
 import torch
 
 from vlae_fast import ops
-from vlae_fast.reference import MADEFlowParams
+from vlae_fast.params import MADEFlowParams
 
 __all__ = ["pick"]
 

@@ -3,18 +3,13 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vlae_fast.checks import NonFiniteError
 from vlae_fast.config import VLAEConfig
+from vlae_fast.ops import values
 from vlae_fast.ops.backend import reference_chosen
 
 __all__ = ["check_codes", "check_given", "check_has_values", "check_images", "check_parameter"]
-
-
-def _readable(t: Tensor) -> bool:
-    """Whether the values of t can be looked at without waiting for a device, and are there at all."""
-    return type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_has_values(parameter: Tensor) -> None:
@@ -44,8 +39,7 @@ def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
         raise ValueError(f"images: device {like.device} (that of the model) wanted, got {images.device}")
     if images.dim() != 4 or images.shape[1:] != (1, H, W):
         raise ValueError(f"images: shape [N, 1, {H}, {W}] wanted, got {list(images.shape)}")
-    if _readable(images) and not ((images == 0) | (images == 1)).all():
-        raise ValueError("images: binary pixels (0 or 1) wanted, got other values")
+    values.binary("images", images)
 
 
 def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> None:
@@ -58,8 +52,7 @@ def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> 
         raise ValueError(f"given: {wanted} wanted, got {given.dtype} {list(given.shape)}")
     if given.device != like.device:
         raise ValueError(f"given: device {like.device} (that of the model) wanted, got {given.device}")
-    if _readable(given) and not ((given >= -1) & (given <= 1)).all():
-        raise ValueError("given: -1, 0 or 1 in each pixel wanted, got other values")
+    values.within("given", given, "values -1, 0 or 1", -1, 1)
 
 
 def check_codes(z: Any, like: Tensor, config: VLAEConfig) -> None:
@@ -70,5 +63,4 @@ def check_codes(z: Any, like: Tensor, config: VLAEConfig) -> None:
     if z.dim() != 2 or (z.dtype, z.shape[1], z.device) != (like.dtype, D, like.device):
         wanted = f"{like.dtype} [N, {D}] {like.device}"
         raise ValueError(f"z: {wanted} wanted, got {z.dtype} {list(z.shape)} {z.device}")
-    if _readable(z) and not z.isfinite().all():
-        raise NonFiniteError("z: finite numbers wanted, got NaN or infinity")
+    values.finite(z=z)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vlae_fast import masks, ops, reference
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.reference import MADEFlowParams, PixelCNNParams
+from vlae_fast.params import MADEFlowParams, PixelCNNParams
 
 __all__ = ["Conv3x3", "Linear", "MADEFlow", "PixelCNN", "ResNetBlock", "Upsample3x3", "initialization"]
 

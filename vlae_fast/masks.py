@@ -5,7 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["causal3x3", "made_degrees", "made_live", "made_masks", "made_weights", "masked", "visible_pixels"]
+__all__ = [
+    "causal3x3",
+    "made_degrees",
+    "made_live",
+    "made_masks",
+    "made_weights",
+    "masked",
+    "taps3x3",
+    "visible_pixels",
+]
 
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
@@ -22,8 +31,15 @@ def causal3x3(mask: str, like: Tensor) -> Tensor:
         1 0 0   A    1 1 0   B        ones in the dtype and on the device of `like`
         0 0 0        0 0 0
     """
-    taps = {"A": 4, "B": 5}[mask]
-    return (torch.arange(9, device=like.device) < taps).to(like.dtype).view(3, 3)
+    return (torch.arange(9, device=like.device) < taps3x3(mask)).to(like.dtype).view(3, 3)
+
+
+def taps3x3(mask: str) -> int:
+    """How many taps a mask leaves, the first ones in raster order. Raises ValueError for no mask."""
+    taps = {"A": 4, "B": 5}.get(mask)
+    if taps is None:
+        raise ValueError(f"mask: 'A' or 'B' wanted, got {mask!r}")
+    return taps
 
 
 def visible_pixels(height: int, width: int, stride: int, like: Tensor) -> Tensor:

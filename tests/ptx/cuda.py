@@ -17,23 +17,31 @@ import torch
 from ptx import executor
 from ptx.program import BUILD, Program, parse
 
-SOURCES = ("made.cu", "made_backward.cu", "made_inverse.cu")
 Hook = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_size_t, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t
 )
 
 
 def programs(architecture: int) -> dict[str, Program]:
-    """All kernels of csrc/*.cu, by their demangled names; compiled where that is needed."""
+    """All kernels of csrc/*/*.cu, by their demangled names; compiled where that is needed."""
     found = {}
-    for source in SOURCES:
-        path = cuda_sim.ROOT / "csrc" / source
-        ptx = BUILD / f"{path.stem}.sm_{architecture}.ptx"
-        newest = max(p.stat().st_mtime for p in (cuda_sim.ROOT / "csrc").glob("*"))
+    csrc = cuda_sim.ROOT / "csrc"
+    newest = max(p.stat().st_mtime for p in csrc.rglob("*"))
+    for path in sorted(csrc.glob("*/*.cu")):
+        ptx = BUILD / f"{path.parent.name}_{path.stem}.sm_{architecture}.ptx"
         if not ptx.exists() or ptx.stat().st_mtime < newest:
             BUILD.mkdir(parents=True, exist_ok=True)
             new = BUILD / f"{ptx.name}.{os.getpid()}"  # several test processes may compile at once
-            flags = ["-std=c++20", "-O3", f"-arch=compute_{architecture}", "-ptx", str(path), "-o", str(new)]
+            flags = [
+                "-std=c++20",
+                "-O3",
+                f"-arch=compute_{architecture}",
+                f"-I{csrc}",
+                "-ptx",
+                str(path),
+                "-o",
+                str(new),
+            ]
             subprocess.run(["nvcc", *flags], check=True, env=cuda_sim.without_preloads())
             new.replace(ptx)
         found |= {_demangled(name): program for name, program in parse(ptx.read_text()).items()}

@@ -210,7 +210,7 @@ def installed(architecture: int) -> Iterator[Session]:
     def kernels_of(stem: str, x: Tensor) -> Any:
         return importlib.import_module(f"vlae_fast.kernels.{stem}")
 
-    launchers = [m for name, m in sys.modules.items() if name.startswith("vlae_fast.gpu.") and hasattr(m, "kernels_of")]
+    launchers = [m for name, m in sys.modules.items() if name.startswith("vlae_fast.ops.") and hasattr(m, "kernels_of")]
     checked = [(module, module.kernels_of) for module in launchers]
     for module in launchers:
         module.kernels_of = kernels_of  # that there be a GPU

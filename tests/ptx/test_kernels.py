@@ -19,6 +19,7 @@ from ptx.executor import PTXError, Session
 from ptx.program import Program, opcode
 from vlae_fast import gpu, masks, native
 from vlae_fast.config import PixelCNNSpec
+from vlae_fast.ops.made import gpu as made_gpu
 
 pytestmark = pytest.mark.skipif("VLAE_FAST_PTX" not in os.environ, reason="VLAE_FAST_PTX names no architecture")
 
@@ -160,7 +161,7 @@ def test_no_barrier_of_the_made_kernels_can_be_missing(way: str, scale: bool, mo
         ]
 
     with cuda.module(int(os.environ["VLAE_FAST_PTX"])) as (module, session):
-        monkeypatch.setattr(gpu.made, "_cuda", lambda: module)
+        monkeypatch.setattr(made_gpu, "_cuda", lambda: module)
         found, seen = noticed(run, session, gpu)
     missing = {(kernel, place) for kernel, program in seen.items() for place in barriers(program)} - found
     print(way, scale, len(found), missing)

@@ -1,0 +1,75 @@
+// What Python sends for an argument of each type of the surface, and how that is read: numbers as they are, pointers as
+// integers, structs as tuples. Shapes, types and values are checked in Python (vlae_fast/ops).
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <bit>
+
+#include "vlae.h"
+
+namespace vlae::bindings {
+
+using Address = std::uintptr_t;
+
+template <class T>
+struct Argument {
+  using Sent = T;
+  static T read(T sent) { return sent; }
+};
+template <class T>
+struct Argument<T*> {
+  using Sent = Address;
+  static T* read(Address sent) { return reinterpret_cast<T*>(sent); }
+};
+
+// A struct of pointers.
+template <class T>
+struct Pointers {
+  using Sent = std::array<Address, sizeof(T) / sizeof(Address)>;
+  static T read(const Sent& sent) { return std::bit_cast<T>(sent); }
+};
+template <>
+struct Argument<const PixelCNNParams&> : Pointers<PixelCNNParams> {};
+template <>
+struct Argument<const PixelCNNGrads&> : Pointers<PixelCNNGrads> {};
+template <>
+struct Argument<const MADEFlowParams&> : Pointers<MADEFlowParams> {};
+template <>
+struct Argument<const MADEFlowGrads&> : Pointers<MADEFlowGrads> {};
+
+// A struct of these fields, in order; a pointer among them points into a list.
+template <class T, class... Fields>
+struct Sizes {
+  using Sent = std::tuple<Fields...>;
+  static T read(const Sent& sent) {
+    return std::apply([](const Fields&... fields) { return T{field(fields)...}; }, sent);
+  }
+
+ private:
+  template <class Field>
+  static Field field(const Field& f) {
+    return f;
+  }
+  static const Index* field(const std::vector<Index>& list) { return list.data(); }
+};
+template <>
+struct Argument<const Conv3x3&> : Sizes<Conv3x3, Index, Index, Index, Index, Index, Index, bool, float> {};
+template <>
+struct Argument<const PixelCNN&>
+    : Sizes<PixelCNN, Index, Index, Index, Index, Index, Index, Index, Index, float, Index, Index, std::vector<Index>> {
+};
+template <>
+struct Argument<const MADEFlow&> : Sizes<MADEFlow, Index, Index, Index, Index, bool> {};
+
+// Adds a function that takes what Python sends for A... and calls call(A...) without Python's lock.
+template <class... A, class Call>
+void define(nanobind::module_& m, const char* name, Call call) {
+  m.def(
+      name, [call](const typename Argument<A>::Sent&... sent) { return call(Argument<A>::read(sent)...); },
+      nanobind::call_guard<nanobind::gil_scoped_release>());
+}
+
+}  // namespace vlae::bindings

@@ -1,0 +1,29 @@
+// Every function of vlae.h under its own name.
+#include "bindings/arguments.h"
+
+namespace nb = nanobind;
+using vlae::Kernels;
+
+namespace {
+
+template <class... A>
+void define(nb::module_& m, const char* name, void (*Kernels::*kernel)(A...)) {
+  vlae::bindings::define<A...>(m, name, [kernel](A... arguments) { (vlae::kernels().*kernel)(arguments...); });
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  vlae::kernels();  // an unusable VLAE_FAST_ISA is an ImportError, not a crash later
+
+  m.def("isa", [] { return vlae::kernels().isa; });
+  m.def("usable_isas", [] {
+    std::vector<const char*> names;
+    for (vlae::Index i = 0; const Kernels* table = vlae::usable(i); ++i) names.push_back(table->isa);
+    return names;
+  });
+  m.def("use_isa", [](vlae::Index i) { vlae::use(i < 0 ? nullptr : vlae::usable(i)); });
+#define VLAE_DEFINE(Type, name) define(m, #name, &Kernels::name);
+  VLAE_KERNELS(VLAE_DEFINE)
+#undef VLAE_DEFINE
+}

@@ -1,0 +1,100 @@
+"""The weights that the ops take, plain tensors by name, and the one table of the shapes of all that ops take.
+
+Letters: N batch, C/K channels in/out (K context channels of a PixelCNN), H/W rows/columns, L mask-B layers, P 1x1
+blocks, S stored hidden weights, D latent size, M hidden units, T flow steps, R rows of n entries.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple, get_type_hints
+
+import torch
+from torch import Tensor
+
+__all__ = ["DTYPES", "OPTIONAL", "PARAMS", "SHAPES", "MADEFlowParams", "PixelCNNParams", "check_sizes"]
+
+
+class PixelCNNParams(NamedTuple):
+    """Plain (already weight-normalised) tensors of a PixelCNN; taps that a mask forbids are ignored."""
+
+    image_weight: Annotated[Tensor, "C 1 3 3"]
+    """[C, 1, 3, 3], mask A."""
+    context_weight: Annotated[Tensor, "C K 3 3"]
+    """[C, K, 3, 3], no mask; K = 0 without context."""
+    input_bias: Annotated[Tensor, "C"]
+    """[C]."""
+    hidden_weight: Annotated[Tensor, "S C C 3 3"]
+    """[S, C, C, 3, 3], mask B; S = 1 (tied: one weight for all layers) or L."""
+    hidden_gain: Annotated[Tensor, "L C"]
+    """[L, C]."""
+    hidden_bias: Annotated[Tensor, "L C"]
+    """[L, C]."""
+    pointwise_weight: Annotated[Tensor, "P 2 C C"]
+    """[P, 2, C, C]: block, first or second convolution, out, in."""
+    pointwise_bias: Annotated[Tensor, "P 2 C"]
+    """[P, 2, C]."""
+    output_weight: Annotated[Tensor, "C"]
+    """[C]."""
+    output_bias: Annotated[Tensor, "1"]
+    """[1]."""
+
+
+class MADEFlowParams(NamedTuple):
+    """Plain tensors of T MADE steps with two hidden layers; connections that the degrees forbid are ignored."""
+
+    weight1: Annotated[Tensor, "T M D"]
+    """[T, M, D]."""
+    bias1: Annotated[Tensor, "T M"]
+    """[T, M]."""
+    weight2: Annotated[Tensor, "T M M"]
+    """[T, M, M]."""
+    bias2: Annotated[Tensor, "T M"]
+    """[T, M]."""
+    weight3: Annotated[Tensor, "T R M"]
+    """[T, D, M] (mean only) or [T, 2D, M] (rows 0..D-1 mean, D..2D-1 log scale)."""
+    bias3: Annotated[Tensor, "T R"]
+    """[T, D] or [T, 2D]."""
+    degrees: Annotated[Tensor, "M"]
+    """[M] int64, non-decreasing, in 0..D-1; the same for both hidden layers."""
+
+
+PARAMS: dict[str, type[PixelCNNParams] | type[MADEFlowParams]] = {
+    "pixelcnn": PixelCNNParams, "made_flow": MADEFlowParams,
+}  # fmt: skip
+"""Op -> the class of its params."""
+
+
+def _named(params: type) -> dict[str, str]:
+    hints = get_type_hints(params, include_extras=True)
+    return {f"params.{name}": hint.__metadata__[0] for name, hint in hints.items()}
+
+
+SHAPES: dict[str, dict[str, str]] = {
+    "masked_conv3x3": {
+        "x": "N C H W", "weight": "K C 3 3", "bias": "K", "gain": "K", "residual": "N K H W", "dy": "N K H W",
+    },
+    "pixelcnn": {
+        "x": "N 1 H W", "context": "N K H W", "uniforms": "N H W", "given": "N H W", "dlogits": "N 1 H W",
+        "dlog_prob": "N",
+    } | _named(PixelCNNParams),
+    "made_flow": {
+        "z": "N D", "eps": "N D", "hidden_context": "N T M", "deps": "N D", "dlog_det": "N", "dz": "N D",
+    } | _named(MADEFlowParams),
+    "weight_norm": {"v": "R n", "g": "R", "live": "R", "dw": "R n"},
+}  # fmt: skip
+"""Op -> tensor -> its axes; gradients of outputs among them. A letter is the same size wherever it stands."""
+OPTIONAL = {"gain", "residual", "given", "hidden_context"}
+"""Tensors that may be None."""
+DTYPES = {"given": torch.int8, "live": torch.int64, "params.degrees": torch.int64}
+"""Of those that are not float32."""
+
+
+def check_sizes(op: str, sizes: Mapping[str, int]) -> None:
+    """Raises ValueError where the sizes of a call fit the table but not one another."""
+    if op == "pixelcnn" and sizes["S"] not in (1, sizes["L"]):
+        raise ValueError(f"params.hidden_weight: 1 (tied) or L={sizes['L']} weights wanted, got {sizes['S']}")
+    if op == "made_flow":
+        T, D, M, R = (sizes[letter] for letter in "TDMR")
+        if R not in (D, 2 * D):
+            raise ValueError(f"params.bias3: [T, {D}] or [T, {2 * D}] wanted, got {[T, R]}")
+        if M and not D:
+            raise ValueError(f"params: {M} hidden units without inputs; there are no degrees for them")
