@@ -26,8 +26,8 @@ from ptx.program import Program
 from benchmarks import registry
 from benchmarks.launches import bodies
 from benchmarks.ops import made, pixelcnn
-from vlae_fast import gpu
 from vlae_fast.kernels import pixelcnn_sample
+from vlae_fast.ops.made import gpu as made_gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = 90
@@ -132,7 +132,7 @@ def main() -> None:
         session.costs, session.races = costs, False
         found = list(pixelcnn_rows(session))
     if cuda.available():
-        with cuda.module(ARCHITECTURE) as (module, session), mock.patch.object(gpu.made, "_cuda", return_value=module):
+        with cuda.module(ARCHITECTURE) as (module, session), mock.patch.object(made_gpu, "_cuda", return_value=module):
             session.costs, session.races = costs, False
             found += made_rows(session)
     lines = [

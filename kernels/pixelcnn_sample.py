@@ -1,6 +1,6 @@
 """Drawing from a PixelCNN, the whole batch in one launch; every activation is computed once.
 
-Pixels of equal `column + 2 * row` are independent given the earlier ones (see csrc/pixelcnn_sample.cpp). A lane stands
+Pixels of equal `column + 2 * row` are independent given the earlier ones (see csrc/pixelcnn/sample.cpp). A lane stands
 for one row of one image: with G images and R rows at a time, lane r * G + g draws the rows r, r+R, ... of image g, one
 pixel a step, two steps behind lane r - 1, and begins its next row T = max(W + 1, 2R) steps after the last. What a layer
 needs of its neighbours is then

@@ -89,6 +89,7 @@ def on_the_meta_device_then_to_empty(case):
     model.load_state_dict(case.model.state_dict())
     case.trains(model, model)
     model.to_empty(device="cpu")  # memory of what was there before
+    model.zero_grad()  # gradients too are what stood there
     model.load_state_dict(case.model.state_dict())
     case.trains(model, model)
 
