@@ -5,8 +5,8 @@ NATIVE_TESTS := $(wildcard tests/test_*_native.py)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill docs \
-  examples gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
+.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill \
+  torchrun docs examples gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
@@ -14,8 +14,8 @@ demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill docs examples gpu-report wheel compilers \
-  matrix-oldest  ## the long checks
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill torchrun docs examples gpu-report wheel \
+  compilers matrix-oldest  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -73,6 +73,10 @@ fuzz: .venv/installed
 # Trainings killed at random instants end as one left alone does.
 kill: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kill_loop.py --kills 20
+
+# torchrun against one process: the same weights, also where a worker is killed, the same figures and images.
+torchrun: .venv/installed
+	$(BIN)/python -P tests/processes.py
 
 docs: .venv/installed  ## a page for each public name in build/docs, from its docstrings
 	$(BIN)/python docs/build.py build/docs

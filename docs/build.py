@@ -51,6 +51,13 @@ def main() -> int:
             index.append(f"- [`{name}`]({file})")
             pages += 1
         module.__all__ = names
+    for text in sorted(Path(__file__).parent.glob("*.md")):
+        title, content = text.read_text().removeprefix("# ").split("\n", 1)
+        page = ModuleType(title)
+        page.__doc__ = content
+        (out / f"{text.stem}.html").write_text(render.html_module(doc.Module(page), {}))
+        index.append(f"\n[{title}]({text.stem}.html)\n")
+        pages += 1
     package = importlib.import_module("vlae_fast")
     package.__all__, package.__doc__ = [], f"{package.__doc__}\n" + "\n".join(index)
     (out / "index.html").write_text(render.html_module(doc.Module(package), {}))

@@ -162,6 +162,7 @@ def test_they_evaluate_as_one_and_go_on_in_other_numbers(bars, tmp_path, model):
 
 def test_they_draw_as_one_and_go_on_in_other_numbers(tmp_path, model, monkeypatch, capfd):
     model.save_pretrained(tmp_path / "m")
+    model = VLAE.from_pretrained(tmp_path / "m")  # what torch imports for it takes seconds: once, before the forks
     monkeypatch.setattr(cli.draw, "AT_ONCE", 3)
     out = tmp_path / "s.npy"
     sample = cli.draw.Sample(run=tmp_path / "m", out=out, num=20, first=2, device="cpu")

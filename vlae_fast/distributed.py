@@ -5,6 +5,9 @@ processes must ask for, in the same order.
 """
 
 import os
+import re
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+untyped: Any = distributed
+"""Some of its names are not exported in so many words."""
 
 __all__ = ["ALONE", "LostError", "World", "joined", "launched"]
 
@@ -38,9 +44,9 @@ class World:
         """What this process takes of n things: a stretch, in the order of the ranks; one more here or there."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
-    def any(self, *flags: bool) -> list[bool]:
-        """For each flag: is it true in some process?"""
-        found = torch.tensor(flags)
+    def any(self, *flags: bool, device: torch.device | str = "cpu") -> list[bool]:
+        """For each flag: is it true in some process? nccl asks all GPUs faster than gloo asks many CPUs."""
+        found = torch.tensor(flags, device=device)
         self.add(found)
         return found.tolist()
 
@@ -88,7 +94,9 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = re.sub(r"\[/\S*\] |\. This is.*", "", " ".join(str(error).split()))[
+                :200
+            ]  # gloo's sources and advice
             raise LostError(f"process {self.rank} of {self.size} has lost another one ({reason})") from None
 
 
@@ -132,7 +140,34 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
     if own:
         with world._exchange():
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+            store = _fresh(next(untyped.rendezvous("env://"))[0], world)
+            backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+            distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     yield world
     if own:
         distributed.destroy_process_group()  # not after an error: it might wait for one that has gone
+
+
+def _fresh(store: Any, world: World) -> Any:
+    """A part of the store that holds nothing yet, the same for all processes that now begin.
+
+    Where torchrun starts a job again, its store still has the addresses of those that were killed (pytorch#135712), and
+    its count of restarts may differ between machines. So the first process makes up a name, which is good until it says
+    `go`: that it does once all others have answered to it.
+    """
+    name = uuid.uuid4().hex
+    if world.first:
+        store.set("first", name)
+        store.wait([f"{name}/{rank}" for rank in range(1, world.size)])
+        store.set(f"{name}/go", "")
+        return untyped.PrefixStore(name, store)
+    answered = ""
+    while True:
+        name = store.get("first").decode()
+        gone = store.check([f"{name}/go"])
+        if gone and name == answered:
+            return untyped.PrefixStore(name, store)
+        if not gone and name != answered:
+            store.set(f"{name}/{world.rank}", "")
+            answered = name
+        time.sleep(0.02)

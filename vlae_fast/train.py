@@ -168,7 +168,7 @@ class Trainer:
         while True:
             if self.folder is not None:
                 self._record(bar, p.train_images > 0 and (p.step % interval == 0 or done()))
-            finished, ended = self.world.any(done(), bool(stopped) or bar.gone)
+            finished, ended = self.world.any(done(), bool(stopped) or bar.gone, device=self.device)
             if finished or ended:
                 return finished
             start = time.monotonic()
