@@ -88,8 +88,7 @@ def on_the_meta_device_then_to_empty(case):
     model.to_empty(device="cpu")
     model.load_state_dict(case.model.state_dict())
     case.trains(model, model)
-    model.to_empty(device="cpu")  # memory of what was there before
-    model.zero_grad()  # gradients too are what stood there
+    model.to_empty(device="cpu").zero_grad()  # memory of what was there before, that of the gradients too
     model.load_state_dict(case.model.state_dict())
     case.trains(model, model)
 
