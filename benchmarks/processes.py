@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,22 +27,27 @@ SAMPLES = 64
 
 
 def work(world: World) -> dict[str, float]:
-    """Images a second of both, as the first process sees it."""
+    """Images a second of the clock, as the first process sees it, and a second of all processes' CPU time."""
     images = (torch.rand(4 * BATCH, 28, 28, generator=torch.Generator().manual_seed(0)) < 0.2).float()
     data = Dataset.from_tensors(images, valid=images[:IMAGES], test=images[:IMAGES])
+    found: dict[str, float] = {}
+
+    def rates(name: str, images: int, action: Callable[[], object]) -> None:
+        world.any(False)  # all begin together
+        start, cpu_start = time.monotonic(), time.process_time()
+        action()
+        seconds, cpu_seconds = time.monotonic() - start, torch.tensor(time.process_time() - cpu_start)
+        world.add(cpu_seconds)
+        found[name], found[f"{name}, of CPU time"] = images / seconds, images / cpu_seconds.item()
+
     with tempfile.TemporaryDirectory() as out:
         trainer = Trainer(VLAEConfig(), TrainConfig(batch_size=BATCH), data, Path(out) / "run", quiet=True, world=world)
-
-        def step(number: int) -> float:
-            start = time.monotonic()
-            trainer._step(trainer.batches.of_step(number))
-            return time.monotonic() - start
-
-        seconds = statistics.median([step(number) for number in range(WARM + STEPS)][WARM:])
-    evaluate(trainer.model, data.test, samples=4, world=world)
-    start = time.monotonic()
-    evaluate(trainer.model, data.test, samples=SAMPLES, world=world)
-    return {"training": BATCH / seconds, f"evaluation, {SAMPLES} samples": IMAGES / (time.monotonic() - start)}
+        for first, steps in ((0, WARM), (WARM, STEPS)):
+            batches = [trainer.batches.of_step(step) for step in range(first, first + steps)]
+            rates("training", BATCH * steps, lambda batches=batches: [trainer._step(batch) for batch in batches])
+    for samples in (4, SAMPLES):  # the first call warms up
+        rates("evaluation", IMAGES, lambda s=samples: evaluate(trainer.model, data.test, samples=s, world=world))
+    return found
 
 
 def measure(processes: int, threads: int) -> dict[str, float]:
@@ -75,14 +81,15 @@ def main() -> None:
     for _ in range(options.rounds):
         for setup, rounds in setups.items():
             rounds.append(measure(*setup))
-    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores; images a second, median of {options.rounds} (range)")
+    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores; images a second, median of {options.rounds} rounds")
+    print(f"(range), and the median of the ratios to one process of one thread; {SAMPLES} importance samples an image")
     for (processes, threads), rounds in setups.items():
-        line = f"{processes} process{'es' * (processes > 1)} x {threads} thread{'s' * (threads > 1)}"
+        print(f"\n{processes} process{'es' * (processes > 1)} x {threads} thread{'s' * (threads > 1)}")
         for name in rounds[0]:
             values = [r[name] for r in rounds]
             ratio = statistics.median(r[name] / one[name] for r, one in zip(rounds, setups[1, 1], strict=True))
-            line += f"; {name}: {statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}), {ratio:.2f}x"
-        print(line)
+            spread = f"({min(values):.1f} to {max(values):.1f})"
+            print(f"  {name:24} {statistics.median(values):8.1f} {spread:20} {ratio:.2f}x")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from types import ModuleType
 
 from pdoc import doc, render
 
-MODULES = ("", ".ops", ".reference", ".data", ".data.download", ".train", ".evaluate", ".plots")
-VALUES = {"__version__", "FIXED_DRAW_SEED", "SPLIT_SEED"}
+MODULES = ("", ".ops", ".reference", ".data", ".data.download", ".train", ".evaluate", ".distributed", ".plots")
+VALUES = {"ALONE", "__version__", "FIXED_DRAW_SEED", "SPLIT_SEED"}
 """Re-exported plain values: they bring no docstring with them."""
 
 

@@ -64,7 +64,10 @@ class World:
             return
         flat = torch.cat([t.detach().reshape(-1) for t in tensors])
         with self._exchange():
-            distributed.all_reduce(flat.view(torch.uint8) if flat.dtype == torch.bool else flat)
+            if flat.dtype == torch.bool:
+                distributed.all_reduce(flat.view(torch.uint8), distributed.ReduceOp.MAX)
+            else:
+                distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.detach().copy_(part.view_as(tensor))
 
@@ -94,9 +97,8 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            reason = re.sub(r"\[/\S*\] |\. This is.*", "", " ".join(str(error).split()))[
-                :200
-            ]  # gloo's sources and advice
+            reason = " ".join(str(error).split())
+            reason = re.sub(r"\[/\S*\] |\. This is.*", "", reason)[:200]  # less gloo's source files and advice
             raise LostError(f"process {self.rank} of {self.size} has lost another one ({reason})") from None
 
 
