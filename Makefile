@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv; a second call is quick.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE_TESTS := $(wildcard tests/test_*_native.py)
+NATIVE_TESTS := -m "native and not slow" tests/ops tests/test_values.py
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -30,8 +30,7 @@ gpu-kernels: .venv/installed
 
 # The native tests again on every other instruction set of this processor.
 isa: .venv/installed
-	for isa in $$($(BIN)/python -c "from vlae_fast import native as n; print(*n.usable_isas()[1:])"); do \
-	  echo "$$isa"; VLAE_FAST_ISA=$$isa $(BIN)/pytest -q -n auto $(NATIVE_TESTS) || exit 1; done
+	$(BIN)/pytest -q -n auto -m isa tests/ops tests/test_values.py
 
 # The same sources compile for aarch64, where a cross compiler is at hand.
 AARCH64 := aarch64-linux-gnu-g++
@@ -54,19 +53,18 @@ build/%/done: .venv/installed $(wildcard csrc/*.h csrc/*/*) $(wildcard vlae_fast
 # What the CUDA kernels take; their sources as C++ (tests/cuda_sim.h), every barrier missing once, then under
 # AddressSanitizer (whose stack checks cannot follow fibers) and UndefinedBehaviorSanitizer.
 cuda-sim: .venv/installed
-	$(BIN)/pytest -q -n auto -m slow tests/test_made_cuda.py tests/test_cuda_build.py
+	$(BIN)/pytest -q -n auto -m "slow and not isa" tests/ops/test_made_cuda.py tests/test_cuda_build.py
 	CUDA_SIM_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined --param asan-stack=0" \
-	  tests/sanitized . asan -m "not slow" tests/test_made_cuda.py
+	  tests/sanitized . asan -m "gpu and not slow" tests/ops/test_made.py tests/ops/test_made_cuda.py
 
 # What Triton and nvcc make of the kernels, executed on the CPU (tests/ptx): their own tests, any order of threads, every
 # barrier missing once, planted faults. sentryward, an alpha, is never required.
-COMPILED_TESTS := tests/test_masked_conv_gpu.py tests/test_pixelcnn_gpu.py tests/test_pixelcnn_sample_gpu.py \
-  tests/test_made_cuda.py tests/ptx/test_kernels.py tests/ptx/test_second_opinion.py
+COMPILED_TESTS := -m "not slow and not native" tests/ops tests/ptx/test_kernels.py tests/ptx/test_second_opinion.py
 PTX_ARCHITECTURES := 80 90
 ptx: .venv/installed
 	$(BIN)/pip install -q sentryward || echo "without sentryward"
 	for architecture in $(PTX_ARCHITECTURES); do \
-	  VLAE_FAST_PTX=$$architecture $(BIN)/pytest -q -n auto -m "not slow" $(COMPILED_TESTS) || exit 1; done
+	  VLAE_FAST_PTX=$$architecture $(BIN)/pytest -q -n auto $(COMPILED_TESTS) || exit 1; done
 
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz_data.py --files 15000

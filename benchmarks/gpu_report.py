@@ -59,7 +59,6 @@ class Report:
             self.add(section, {"name": name, "status": "skipped", "detail": f"{left:.0f} s were left"})
             return
         environment = {**os.environ, "PYTHONPATH": str(BUILD), "PYTHONUNBUFFERED": "1", "COLUMNS": "1000"}
-        environment["TRITON_INTERPRET"] = "0"  # the tests' interpreter
         BUILD.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         process = subprocess.Popen(

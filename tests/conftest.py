@@ -3,12 +3,9 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# The tests of Triton kernels run on the CPU: interpreted, or compiled for an architecture, as VLAE_FAST_PTX=80 says.
-# Before anything imports Triton.
-os.environ.setdefault("TRITON_INTERPRET", "0" if "VLAE_FAST_PTX" in os.environ else "1")
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; at the end, as vlae_fast may be built elsewhere
 
 import numpy as np
@@ -16,10 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
+# Read when the kernels are imported: interpreted, unless there is a GPU or VLAE_FAST_PTX names what to compile for.
+os.environ["TRITON_INTERPRET"] = "0" if "VLAE_FAST_PTX" in os.environ or torch.cuda.is_available() else "1"
+
+from bodies import body, isa, simulated  # noqa: F401 - fixtures
+
 from vlae_fast import masks
 from vlae_fast.reference import MADEFlowParams, PixelCNNParams
 
 torch.set_num_threads(1)  # small tensors; tests of threads set their own number
+
+needs_interpreter = pytest.mark.skipif(os.environ["TRITON_INTERPRET"] == "0", reason="Triton's kernels are compiled")
 
 # Largest error, relative to the largest value of the float64 reference.
 TOLERANCE = {
@@ -34,11 +38,23 @@ TOLERANCE = {
 def assert_close(actual: Tensor, expected: Tensor, kind: str = "value", scale: float = 1e-3) -> None:
     """`actual` equals `expected` within TOLERANCE[kind] of the largest expected value or `scale`; NaN never passes."""
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, {tuple(expected.shape)} wanted"
+    actual, expected = actual.cpu(), expected.cpu()
     if expected.numel() == 0:
         return
     error = (actual.double() - expected.double()).abs().max().item()
     scale = max(expected.double().abs().max().item(), scale)
     assert error <= TOLERANCE[kind] * scale, f"error {error:.3g} of {scale:.3g}, {TOLERANCE[kind]} wanted"
+
+
+def with_threads(counts: Iterable[int]) -> Iterator[int]:
+    """Each number of threads in turn, then what was before."""
+    before = torch.get_num_threads()
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            yield count
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-// Runs the MADE flow's CUDA functions once on random numbers, for ThreadSanitizer (tests/test_made_cuda.py).
+// Runs the MADE flow's CUDA functions once on random numbers, for ThreadSanitizer (tests/ops/test_made_cuda.py).
 // made_race N D M T SCALE SPREAD: hidden unit h has degree h * D / M, but those below SPREAD have degree 0.
 #include <cstdlib>
 #include <random>

@@ -49,6 +49,37 @@ BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_
 DIFFERENTIABLE = tuple(op for op in CASES if op != "pixelcnn_sample")
 
 
+# --- what the bodies take ---------------------------------------------------------------------------------------
+
+
+def conv_tensors(N, C, K, H, W, gain=True, residual=True):
+    """x, weight, bias, gain, residual; None for what is left out."""
+    x, weight, bias = torch.randn(N, C, H, W), torch.randn(K, C, 3, 3) / (5 * C) ** 0.5, torch.randn(K)
+    return x, weight, bias, torch.rand(K) + 0.5 if gain else None, torch.randn(N, K, H, W) if residual else None
+
+
+def stack_tensors(N, H, W, sizes, spec):
+    """(x, context, params), and the wiring."""
+    params = pixelcnn_params(**sizes)
+    x = (torch.rand(N, 1, H, W) < 0.4).float()
+    context = torch.randn(N, params.context_weight.shape[1], H, W)
+    return (x, context, list(params)), wiring_of(spec, params)
+
+
+def wiring_of(spec, params):
+    after = spec.pointwise_positions(len(params[6]), len(params[4]))
+    return spec.residual_scale, spec.block_convs, list(after), spec.visible_stride
+
+
+def flow_tensors(N, params, with_context):
+    """Latents, hidden_context or None."""
+    T, M = params.bias1.shape
+    return torch.randn(N, params.weight1.shape[2]), torch.randn(N, T, M) if with_context else None
+
+
+# --- what maps over arguments -----------------------------------------------------------------------------------
+
+
 def tensors_of(value):
     """All float tensors in the arguments, in order."""
     if isinstance(value, torch.Tensor):

@@ -1,9 +1,12 @@
 """Both compiled bodies refuse every operand that does not fit, however they are called; nothing is launched for it."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import needs_interpreter
 from op_cases import CASES, DIFFERENTIABLE, mapped, outputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
@@ -92,7 +95,7 @@ def replacements(schema, arguments):
                 yield f"params[{k}]", tensor, replaced
 
 
-@pytest.mark.parametrize("body", [native, gpu], ids=["native", "gpu"])
+@pytest.mark.parametrize("body", [native, pytest.param(gpu, marks=needs_interpreter)], ids=["native", "gpu"])
 @pytest.mark.parametrize("op", CASES)
 def test_no_body_takes_an_operand_that_does_not_fit(op, body):
     calls = calls_of(op)
@@ -111,6 +114,7 @@ def test_no_body_takes_an_operand_that_does_not_fit(op, body):
         assert (taken, tried > 20) == ([], True), name
 
 
+@needs_interpreter
 @pytest.mark.parametrize("op", [op for op in CASES if not op.startswith("made")])  # those call no torch op
 def test_a_gpu_body_copies_nothing_from_the_host_and_asks_for_no_value(op, monkeypatch):
     """A CUDA graph could not capture it, not even where it is the first call."""
@@ -120,3 +124,25 @@ def test_a_gpu_body_copies_nothing_from_the_host_and_asks_for_no_value(op, monke
             getattr(gpu, name)(*arguments)
         assert recorder.others
         assert recorder.others.isdisjoint({"aten::lift_fresh", "aten::_to_copy", "aten::_local_scalar_dense"}), name
+
+
+def message_of(code):
+    """What a process of its own, with no interpreter and maybe no Triton, says last."""
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env={})
+    return result.stderr.strip().splitlines()[-1]
+
+
+CALL = "import torch; from vlae_fast import gpu; x = torch.zeros(1, 1, 3, 3); b = torch.zeros(1)\n"
+CALL += "gpu.masked_conv3x3(x, x, b, None, None, 'A', False, 1.0)"
+
+
+def test_without_triton_the_mend_is_named():
+    blocked = "import os, sys; sys.modules['triton'] = None; os.environ['TRITON_INTERPRET'] = '1'\n"
+    message = message_of(blocked + CALL)
+    assert message.startswith("RuntimeError: vlae_fast: CUDA tensors need Triton, which is not installed: pip install")
+
+
+def test_without_a_gpu_the_mend_is_named():
+    message = message_of(CALL)
+    assert message.startswith("RuntimeError: vlae_fast: the CUDA kernels cannot run on the device cpu: move the")
+    assert torch.version.cuda is not None or "a CUDA build of torch" in message

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import pixelcnn_params
+from conftest import needs_interpreter, pixelcnn_params
 from triton import language as tl
 from triton.runtime import interpreter
 
@@ -21,6 +21,7 @@ from vlae_fast.kernels import masked_conv, pixelcnn, pixelcnn_backward, pixelcnn
 from vlae_fast.ops.masked_conv import gpu as masked_conv_gpu
 from vlae_fast.ops.pixelcnn import gpu as pixelcnn_gpu
 
+pytestmark = needs_interpreter
 LONG = 64
 """Turns of a loop that are all run."""
 

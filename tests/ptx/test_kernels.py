@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from conftest import assert_close, made_params
-from test_made_native import arguments as made_arguments
-from test_masked_conv_native import arguments as masked_conv_arguments
-from test_pixelcnn_native import arguments as pixelcnn_arguments
+from op_cases import conv_tensors, flow_tensors, stack_tensors
 
 from ptx import cuda, executor
 from ptx.executor import PTXError, Session
@@ -33,7 +31,7 @@ def pixelcnn(op: str) -> Run:
     spec, channels = PixelCNNSpec(0.7, 2, (0, 1), 2), 19 if op == "pixelcnn_sample" else 3
     sizes, cases = {"C": channels, "K": 2, "L": 4, "P": 2}, []
     for N, H, W in ((3, 34, 40), (70, 6, 7)):
-        (x, context, params), wiring = pixelcnn_arguments(N, H, W, sizes, spec)
+        (x, context, params), wiring = stack_tensors(N, H, W, sizes, spec)
         cases.append((x, context, params, torch.rand(N, H, W), torch.randn(N)))
 
     def run(body: object) -> Outputs:
@@ -52,7 +50,7 @@ def pixelcnn(op: str) -> Run:
 
 
 def masked_conv(backward: bool) -> Run:
-    x, weight, bias, gain, residual = masked_conv_arguments(2, 5, 14, 9, 11)
+    x, weight, bias, gain, residual = conv_tensors(2, 5, 14, 9, 11)
     dy = torch.randn(2, 14, 9, 11)
 
     def run(body: object) -> Outputs:
@@ -150,7 +148,7 @@ def test_no_barrier_of_the_made_kernels_can_be_missing(way: str, scale: bool, mo
     crowded = masks.made_degrees(70, 150)
     crowded[:90] = 0
     params = made_params(D=70, M=150, T=2, scale=scale, degrees=crowded)
-    z, context = made_arguments(70, params, True)
+    z, context = flow_tensors(70, params, True)
     deps, dlog_det = torch.randn_like(z), torch.randn(len(z))
 
     def run(body: object) -> Outputs:

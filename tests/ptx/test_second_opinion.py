@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_masked_conv_native import arguments as masked_conv_arguments
-from test_pixelcnn_native import arguments as pixelcnn_arguments
+from op_cases import conv_tensors, stack_tensors
 from torch import Tensor
 
 from ptx import executor
@@ -79,7 +78,7 @@ def results(
 
 @pytest.mark.parametrize("barriers", ["bar.sync", "// bar.sync"])
 def test_masked_conv(barriers: str, results: dict[str, str]) -> None:
-    x, weight, bias, gain, residual = masked_conv_arguments(1, 2, 3, 3, 3)
+    x, weight, bias, gain, residual = conv_tensors(1, 2, 3, 3, 3)
     gpu.masked_conv3x3(x, weight, bias, gain, residual, "B", True, 0.7)
     gpu.masked_conv3x3_backward(torch.randn(1, 3, 3, 3), x, weight, gain, "B", True, 0.7)
     weight_gradient = "race_free" if barriers == "bar.sync" else "potential_race"  # it alone has barriers
@@ -92,7 +91,7 @@ def test_masked_conv(barriers: str, results: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("op", ["pixelcnn_logits", "pixelcnn_sample"])
 def test_pixelcnn(op: str, results: dict[str, str]) -> None:
-    (x, context, params), wiring = pixelcnn_arguments(
+    (x, context, params), wiring = stack_tensors(
         1, 3, 3, {"C": 2, "K": 1, "L": 1, "P": 1}, PixelCNNSpec(0.7, 1, (0,), 2)
     )
     if op == "pixelcnn_sample":

@@ -1,8 +1,9 @@
-"""Values that every op refuses, ignores or lets show, in every body; `make isa` runs this on all instruction sets."""
+"""Values that every op refuses, ignores or lets show, in every body."""
 
 import numpy as np
 import pytest
 import torch
+from bodies import TRITON, every
 from conftest import made_params, pixelcnn_params
 from op_cases import (
     CASES,
@@ -12,13 +13,15 @@ from op_cases import (
     outputs,
     sample_arguments,
     tensors_of,
+    wiring_of,
 )
 from torch._subclasses import FakeTensorMode
 
-from vlae_fast import gpu, masks, ops, use_backend
+from vlae_fast import masks, ops, use_backend
 from vlae_fast.checks import NonFiniteError
 
 NAN, INF = float("nan"), float("inf")
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("isa")]
 BACKENDS = ("auto", "reference")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -214,22 +217,23 @@ def test_nan_in_a_parameter_shows(op, name, backend):
     assert per_item[rows].all()
 
 
+@every(TRITON)
 @pytest.mark.parametrize(
     ("op", "name"),
     [("pixelcnn_logits", "hidden_weight"), ("pixelcnn_log_prob", "output_bias"), ("pixelcnn_sample", "hidden_weight")],
 )
-def test_nan_in_a_parameter_shows_on_a_gpu(op, name):
-    """In Triton's interpreter."""
+def test_nan_in_a_parameter_shows_in_a_gpus_body(body, op, name):
     arguments = spoiled_arguments(op, name)
-    spec, params, context = arguments["spec"], list(arguments["params"]), arguments["context"]
-    wiring = spec.residual_scale, spec.block_convs, [0, 1], spec.visible_stride
+    params, context = arguments["params"], arguments["context"]
+    wiring = wiring_of(arguments["spec"], params)
     if op != "pixelcnn_sample":
-        assert getattr(gpu, op)(arguments["x"], context, params, *wiring).isnan().view(2, -1).any(1).all()
+        found = getattr(body, op)(*body.put((arguments["x"], context, params)), *wiring)
+        assert found.isnan().view(2, -1).any(1).all()
         return
     context, uniforms, given = (
         t[..., :2, :3].contiguous() for t in (context, arguments["uniforms"], arguments["given"])
     )
-    drawn = gpu.pixelcnn_sample(context, params, uniforms, *wiring, 1.0, given)[:, 0]
+    drawn = body.pixelcnn_sample(*body.put((context, params, uniforms)), *wiring, 1.0, body.put(given))[:, 0].cpu()
     assert drawn[given < 0].isnan().all()
     assert torch.equal(drawn[given >= 0], given[given >= 0].float())
 

@@ -1,0 +1,92 @@
+"""Every body of the weight normalisation against the float64 reference."""
+
+import pytest
+import torch
+from bodies import ISAS, TRITON, every
+from conftest import assert_close, with_threads
+
+from vlae_fast import masks, reference
+
+BODIES = (*ISAS, TRITON)
+
+
+def tensors(R, n):
+    """dw, v, g, live; the first row has no live entry, the last has all."""
+    live = torch.randint(0, n + 1, (R,))
+    live[:1], live[1:][-1:] = 0, n
+    return torch.randn(R, n), torch.randn(R, n), torch.randn(R), live
+
+
+def check(body, dw, v, g, live):
+    exact = v.double().requires_grad_(), g.double().requires_grad_()
+    expected = reference.weight_norm(*exact, live)
+    gradients = torch.autograd.grad(expected, exact, dw.double())
+    dw, v, g, live = body.put((dw, v, g, live))
+    assert_close(body.weight_norm(v, g, live), expected)
+    for actual, gradient in zip(body.weight_norm_backward(dw, v, g, live), gradients, strict=True):
+        assert_close(actual, gradient, "gradient")
+
+
+@every(*BODIES)
+@pytest.mark.parametrize("R", [0, 1, 2, 5, 37])
+@pytest.mark.parametrize("n", [0, 2, 3, 16, 37, 63, 64, 65, 133, 640])
+def test_equals_the_reference(body, R, n):
+    check(body, *tensors(R, n))
+
+
+@every(*BODIES)
+def test_rows_whose_live_entries_are_all_zero(body):
+    v, live = torch.randn(6, 9), torch.tensor([0, 9, 3, 8, 1, 5])
+    v[5, :5] = 0
+    check(body, torch.randn(6, 9), v, torch.randn(6), live)
+
+
+@every(*BODIES)
+def test_forbidden_entries_are_ignored(body):
+    dw, v, g, live = body.put(tensors(20, 50))
+    spoiled = torch.where(torch.arange(50, device=v.device) < live[:, None], v, torch.nan)
+    assert torch.equal(body.weight_norm(spoiled, g, live), body.weight_norm(v, g, live))
+    gradients = zip(
+        body.weight_norm_backward(dw, spoiled, g, live), body.weight_norm_backward(dw, v, g, live), strict=True
+    )
+    assert all(torch.equal(actual, expected) for actual, expected in gradients)
+
+
+@every(*BODIES)
+@pytest.mark.parametrize("size", [0.0, 1e-10, 1e-30])
+def test_vanishing_rows_and_their_gradients_are_zero(body, size):
+    dw, v, g, live = body.put(tensors(3, 20))
+    v = v * size
+    assert not body.weight_norm(v, g, live).any()
+    assert not any(gradient.any() for gradient in body.weight_norm_backward(dw, v, g, live))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-10, 1e-30])
+def test_vanishing_rows_of_the_reference(size):
+    dw, v, g, live = tensors(3, 20)
+    leaves = (v * size).requires_grad_(), g.requires_grad_()
+    w = reference.weight_norm(*leaves, live)
+    assert not w.any()
+    assert not any(gradient.any() for gradient in torch.autograd.grad(w, leaves, dw))
+
+
+@every(*BODIES)
+def test_same_bits_for_any_number_of_threads_and_rows(body):
+    dw, v, g, live = body.put(tensors(700, 640))
+
+    def run(rows=slice(None)):
+        inputs = v[rows], g[rows], live[rows]
+        return [body.weight_norm(*inputs), *body.weight_norm_backward(dw[rows], *inputs)]
+
+    whole = run()
+    assert all(map(torch.equal, run(slice(3, 20)), (t[3:20] for t in whole)))
+    for _ in with_threads(body.threads):
+        assert all(map(torch.equal, run(), whole))
+
+
+@pytest.mark.parametrize("degrees", [[0, 0, 1, 3, 3, 4], [2] * 6, []])
+def test_live_counts_are_the_masks_of_a_made(degrees):
+    sorted_degrees = torch.tensor(degrees, dtype=torch.int64)
+    live = masks.made_live(sorted_degrees, 5)
+    for mask, count in zip(masks.made_masks(sorted_degrees, 5, like=torch.ones(())), live, strict=True):
+        assert torch.equal(mask, (torch.arange(mask.shape[1]) < count[:, None]).float())
