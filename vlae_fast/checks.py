@@ -1,11 +1,15 @@
-"""Numbers as people hand them over, Python's, numpy's or torch's, and what every body says of NaN."""
+"""Numbers and paths as people hand them over, and what every body says of NaN."""
 
 import math
 import operator
+import os
 import reprlib
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-__all__ = ["NonFiniteError", "real", "shown", "whole"]
+__all__ = ["NonFiniteError", "instance", "path", "real", "shown", "whole"]
+
+T = TypeVar("T")
 
 
 class NonFiniteError(ValueError):
@@ -21,6 +25,26 @@ def shown(value: Any) -> str:
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
+
+
+def instance(name: str, value: Any, kind: type[T]) -> T:
+    """`value`, which must be of this class. Raises TypeError that names the argument."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: {kind.__name__} wanted, got {type(value).__name__}")
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """`value`, a text or a path, as a path. Raises TypeError or ValueError that names the argument.
+
+    An empty text is refused: the variable that it came from was never set, and the current folder is not meant.
+    """
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: a path wanted, got {shown(value)}")
+    if not text or "\0" in text:
+        raise ValueError(f"{name}: a path, not empty and without NUL, wanted, got {shown(text)}")
+    return Path(text)
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = 2**64 - 1) -> int:

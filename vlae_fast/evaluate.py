@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import checkpoint, latent, noise
-from vlae_fast.checks import whole
+from vlae_fast.checks import instance, path, whole
 from vlae_fast.data import Split
 from vlae_fast.distributed import ALONE, World
 from vlae_fast.model import VLAE
@@ -136,16 +136,17 @@ def evaluate(
     The figures of single images are kept in `folder` (evaluation-<hash>.safetensors): there an evaluation of the same
     weights, images, samples and seed that was cut short goes on, and ends with the same figures.
     `report(done, total)` is called now and then. The processes of a `world` share the images; each returns the same.
-    Raises TypeError or ValueError for a subset or samples that are
-    no whole number from 1 on.
+    Raises TypeError for no model and no split, TypeError or ValueError for a subset or samples that are no whole number
+    from 1 on.
     """
+    instance("model", model, VLAE), instance("split", split, Split)
     samples, seed = whole("samples", samples, 1), whole("seed", seed)
     subset = len(split) if subset is None else whole("subset", subset, 1)
     chosen = np.arange(len(split))
     if subset < len(split):
         chosen = np.sort(noise.permutation(seed, 0, len(split))[:subset])
     images = split.fixed()[torch.from_numpy(chosen)].to(next(model.parameters()))
-    scores = _scores(model, images, samples, seed, None if folder is None else Path(folder), report, world)
+    scores = _scores(model, images, samples, seed, None if folder is None else path("folder", folder), report, world)
     reconstruction, kl, nll, ess = scores.unbind(1)
     found: dict[str, Any] = {}
     if model.encoder is not None:

@@ -9,7 +9,7 @@ from vlae_fast.config import VLAEConfig
 from vlae_fast.ops import values
 from vlae_fast.ops.backend import reference_chosen
 
-__all__ = ["check_codes", "check_given", "check_has_values", "check_images", "check_parameter"]
+__all__ = ["check_codes", "check_given", "check_has_values", "check_images", "check_parameter", "check_result"]
 
 
 def check_has_values(parameter: Tensor) -> None:
@@ -28,11 +28,23 @@ def check_parameter(parameter: Tensor) -> None:
         )
 
 
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: a dense tensor wanted, got {value.layout}; to_dense makes one")
+
+
+def check_result(*results: Tensor) -> None:
+    """Raises NonFiniteError where a model gave NaN, which would pass for a figure."""
+    if any(_readable(result) and result.isnan().any() for result in results):
+        raise NonFiniteError("model: it gives NaN: are there NaN or infinity among its weights, or very large ones?")
+
+
 def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
     """Images are [N, 1, H, W] of 0 and 1, of the dtype and on the device of `like`; TypeError or ValueError else."""
     H, W = config.height, config.width
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images: a tensor wanted, got {type(images).__name__}")
+    _check_tensor("images", images)
     if images.dtype != like.dtype:
         raise TypeError(f"images: {like.dtype} wanted, got {images.dtype}")
     if images.device != like.device:
@@ -44,8 +56,7 @@ def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
 
 def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> None:
     """Pixels to keep are int8 [n, H, W] of -1, 0 and 1, any n if it is None; TypeError or ValueError else."""
-    if not isinstance(given, Tensor):
-        raise TypeError(f"given: a tensor wanted, got {type(given).__name__}")
+    _check_tensor("given", given)
     shape = [*(given.shape[:1] if n is None else [n]), config.height, config.width]
     if given.dtype != torch.int8 or list(given.shape) != shape:
         wanted = f"torch.int8 [{'N' if n is None else n}, {config.height}, {config.width}]"
@@ -57,8 +68,7 @@ def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> 
 
 def check_codes(z: Any, like: Tensor, config: VLAEConfig) -> None:
     """Codes are [N, D] of finite numbers, of the dtype and on the device of `like`; TypeError or ValueError else."""
-    if not isinstance(z, Tensor):
-        raise TypeError(f"z: a tensor wanted, got {type(z).__name__}")
+    _check_tensor("z", z)
     D = config.latent_size
     if z.dim() != 2 or (z.dtype, z.shape[1], z.device) != (like.dtype, D, like.device):
         wanted = f"{like.dtype} [N, {D}] {like.device}"

@@ -12,20 +12,20 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
-from torch.utils._pytree import _register_namedtuple
 
-from vlae_fast import noise, pretrained
+from vlae_fast import checks, noise, pretrained
+from vlae_fast.bound import Bound
 from vlae_fast.checks import real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.inpainting import DECISIONS, Noises, State, metropolis
-from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter
+from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter, check_result
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder, images_at_once
 
@@ -33,25 +33,6 @@ __all__ = ["VLAE", "Bound"]
 
 START_ROUNDS = 20
 """Of code from image and image from code, as inpainting begins: near to what is probable, but not with its chances."""
-
-
-class Bound(NamedTuple):
-    """The variational bound of each image, in nats (the paper's eq. 4)."""
-
-    reconstruction: Tensor
-    """log p(x|z), [N]."""
-    kl: Tensor
-    """log q(z|x) - log p(z), one sample, [N]."""
-    kl_dimensions: Tensor
-    """The same, split over the dimensions of z, [N, D] (a flow's log-determinant in equal shares)."""
-
-    @property
-    def elbo(self) -> Tensor:
-        """Lower bound of log p(x), [N]."""
-        return self.reconstruction - self.kl
-
-
-_register_namedtuple(Bound, serialized_type_name="vlae_fast.Bound")  # for torch.export.save
 
 
 def _normal_log_prob(eps: Tensor) -> Tensor:
@@ -63,7 +44,7 @@ class VLAE(nn.Module):
 
     def __init__(self, config: VLAEConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = checks.instance("config", config, VLAEConfig)
         """Which variant this is."""
         self.chunk = images_at_once(config)
         """Images drawn, or codes scored, at once."""
@@ -105,6 +86,7 @@ class VLAE(nn.Module):
         Raises ValueError where the model has no latent code.
         """
         mean, log_std, context = self._encoder()(self._checked(images))
+        check_result(mean, log_std)
         base = Independent(Normal(mean, log_std.exp()), 1)
         return base if self.posterior_flow is None else FlowPosterior(base, self.posterior_flow, context)
 
@@ -171,6 +153,7 @@ class VLAE(nn.Module):
         samples, first = whole("samples", samples, 1, 2**31), whole("first", first)
         if self.encoder is None:  # exact: every sample is the same
             exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
+            check_result(exact)
             return exact, torch.zeros_like(exact)
         D = self.config.latent_size
         reconstruction, kl = (images.new_empty(len(images), samples, dtype=torch.float64) for _ in range(2))
@@ -187,6 +170,7 @@ class VLAE(nn.Module):
                 bound = self._bound(part.repeat_interleave(count, 0), moments, eps.view(-1, D).to(images))
                 reconstruction[i : i + group, start : start + count] = bound.reconstruction.view(len(part), count)
                 kl[i : i + group, start : start + count] = bound.kl.view(len(part), count)
+        check_result(reconstruction, kl)
         return reconstruction, kl
 
     def log_likelihood(self, images: Tensor, *, samples: int = 4096, seed: int = 0, first: int = 0) -> Tensor:
@@ -367,7 +351,9 @@ class VLAE(nn.Module):
         folder holds a training or cannot be written.
         """
         check_has_values(next(self.parameters()))
-        pretrained.save(Path(folder), self.config, {k: v.float() for k, v in self.state_dict().items()})
+        pretrained.save(
+            checks.path("folder", folder), self.config, {k: v.float() for k, v in self.state_dict().items()}
+        )
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
@@ -380,8 +366,8 @@ class VLAE(nn.Module):
         with torch.device("meta"):
             model = cls(pretrained.config_of(folder)).float()
         tensors = pretrained.tensors_of(folder, model.state_dict())
-        model.to_empty(device=torch.get_default_device()).load_state_dict(tensors)
-        return model
+        model.load_state_dict(tensors, assign=True)
+        return model.to(torch.get_default_device())
 
     def _like(self) -> Tensor:
         """A tensor of the model's device and dtype, once these are known to be such that the model can run."""

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from vlae_fast.bound import Bound
 from vlae_fast.config import TrainConfig
-from vlae_fast.model import Bound
 
 __all__ = ["free_bits_loss"]
 

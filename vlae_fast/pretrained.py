@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlae_fast import checkpoint
+from vlae_fast import checkpoint, checks
 from vlae_fast.checkpoint import CheckpointError, read_json
 from vlae_fast.config import VLAEConfig, from_dict
 
@@ -32,7 +32,7 @@ def folder_of(name_or_folder: str | Path) -> Path:
 
     A folder of such a name goes first if it holds a model, and a warning says so.
     """
-    folder = Path(name_or_folder)
+    folder = checks.path("name_or_folder", name_or_folder)
     if str(name_or_folder) in shipped():
         if not os.path.lexists(folder / "config.json"):
             return _WEIGHTS / name_or_folder

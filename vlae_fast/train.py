@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vlae_fast import latent, noise, plots
 from vlae_fast.batches import Batch, Batches
 from vlae_fast.checkpoint import CheckpointError
-from vlae_fast.checks import NonFiniteError
+from vlae_fast.checks import NonFiniteError, instance, path, real
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.console import Bar, stop_on_signal
 from vlae_fast.data import Dataset
@@ -69,7 +69,11 @@ class Trainer:
         quiet: bool = False,
         world: World = ALONE,
     ) -> None:
-        self.config, self.dataset, self.out, self.world = config, dataset, Path(out), world
+        self.config = instance("config", config, TrainConfig)
+        self.dataset, self.out, self.world = instance("dataset", dataset, Dataset), path("out", out), world
+        sizes = tuple((images.height, images.width) for images in (instance("model", model, VLAEConfig), dataset.train))
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"model: height, width {sizes[1]}, those of {dataset.name}, wanted, got {sizes[0]}")
         self.device = pick(device)
         """Where the model and its optimiser are; noise and initial weights are made on the CPU, the same for all."""
         self.quiet = quiet or not world.first
@@ -128,10 +132,13 @@ class Trainer:
 
         Of several processes all end at the same step, whichever gets the signal; the first one's minutes count.
 
-        Raises DivergedError, the last good state saved, where ten steps in a row, or a tenth of all, give NaN or
+        Raises TypeError or ValueError where these are no positive numbers;
+        DivergedError, the last good state saved, where ten steps in a row, or a tenth of all, give NaN or
         infinity; UnsavedError where in the end something remains unwritten; CheckpointError where another training runs
         in this folder; LostError where another process of the job has gone, the state saved if the first one is left.
         """
+        minutes = None if minutes is None else real("minutes", minutes, positive=True)
+        epochs = None if epochs is None else real("epochs", epochs, positive=True)
         ends = [epoch for epoch in (epochs, self.config.anneal_to or None) if epoch is not None]
         last_step = round(min(ends) * self.steps_per_epoch) if ends else None
         total_seconds = None if minutes is None or not self.world.first else 60 * minutes

@@ -5,9 +5,12 @@ Exit status: 0, 2 for bad input, 1 for a failure, 130 where Ctrl-C, a signal or 
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,7 +97,21 @@ def _parsed(argv: list[str], train: Train) -> Any:
     )
     if os.environ.get("NO_COLOR"):
         os.environ["TERM"] = "dumb"  # all that tyro looks at
-    return tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(commands, prog="vlae-fast", description=__doc__, args=argv)
+    except SystemExit as error:
+        if not error.code:  # after --help
+            raise
+        raise ValueError(_unboxed(said.getvalue())) from None
+
+
+def _unboxed(text: str) -> str:
+    """What tyro says first in a box, in a line like all other errors; without its stand-in for a name that is empty."""
+    title, *lines = [line.strip("╭╮╰╯│─ ") for line in text.splitlines()]
+    said = " ".join(takewhile(bool, lines)).rstrip(".")
+    return f"{title}: {said}; see --help".replace("__tyro-dummy-inner__.", "")
 
 
 def _defaults(folder: Path, preset: str | None, start_from: str | None) -> Train:

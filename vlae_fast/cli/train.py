@@ -1,12 +1,12 @@
 """`vlae-fast train`."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from vlae_fast import native
+from vlae_fast.checks import real
 from vlae_fast.cli.common import Options, load_data
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.distributed import World
@@ -52,8 +52,8 @@ class Train(Options):
         """Returns the exit status."""
         for name in ("minutes", "epochs"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}: > 0 wanted, got {value}")
+            if value is not None:
+                real(name, value, positive=True)
         with self.world() as world:
             return self._train(world)
 

@@ -6,7 +6,9 @@ DataError of one line that names it.
 
 import os
 from pathlib import Path
+from typing import Any
 
+from vlae_fast import checks
 from vlae_fast.data.dataset import SPLIT_SEED, Dataset, Order, own_dataset
 from vlae_fast.data.files import DataError, MissingDataError
 from vlae_fast.data.levels import ImageSize
@@ -54,10 +56,11 @@ def load(
     is held out of the training images, a tenth (rounded down, at least one image) each, after they were shuffled with
     SPLIT_SEED; with `order="file"` these are the last ones.
 
-    Raises MissingDataError where a file is not there, DataError where it is not what it should be, ValueError for
-    another order.
+    Raises MissingDataError where a file is not there, DataError where it is not what it should be, TypeError or
+    ValueError for another order, no path and no size.
     """
-    name = os.fspath(name)
+    name = str(checks.path("name", name))
+    image_size = None if image_size is None else _size(image_size)
     if name in NAMES:
         found = _digits() if name == "digits" else load_published(name, data_dir)
         size = found.train.height, found.train.width
@@ -68,6 +71,14 @@ def load(
     if not os.path.lexists(path):
         raise MissingDataError(f"{name!r}: no such file or folder, and no data set ({', '.join(NAMES)})")
     return own_dataset(name, path, *read_own(path, image_size), order)
+
+
+def _size(value: Any) -> ImageSize:
+    try:
+        height, width = value
+    except (TypeError, ValueError):
+        raise TypeError(f"image_size: (height, width) in pixels wanted, got {checks.shown(value)}") from None
+    return checks.whole("image_size", height, 1), checks.whole("image_size", width, 1)
 
 
 def parse_size(text: str) -> ImageSize:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlae_fast import checks
 from vlae_fast.data.files import fail
 from vlae_fast.data.levels import ImageSize, make_splits
 from vlae_fast.data.split import Split
@@ -62,13 +63,9 @@ class Dataset:
         """
         parts = {}
         for part, images in zip(PARTS, (train, valid, test), strict=True):
-            if isinstance(images, Tensor):
-                images = (images.float() if images.dtype == torch.bfloat16 else images).numpy(force=True)
-            plain = isinstance(images, np.ndarray) and not isinstance(images, np.ma.MaskedArray)
-            if images is not None and not plain:
-                raise TypeError(f"{part}: a tensor or array wanted, got {type(images).__name__}")
-            if images is not None:
-                parts[part] = images
+            if images is not None or part == "train":
+                parts[part] = _array(part, images)
+        checks.instance("name", name, str)
         return own_dataset(name, Path(name), parts, None, order)
 
     def digest(self) -> str:
@@ -99,6 +96,17 @@ class Dataset:
                 "are the values of another range, or the images nearly blank?"
             )
         return "\n".join(lines)
+
+
+def _array(part: str, images: Any) -> Array:
+    """Images in memory as an array. Raises TypeError that names the part."""
+    if isinstance(images, Tensor):
+        if images.layout != torch.strided or images.is_meta:
+            raise TypeError(f"{part}: a dense tensor with values wanted, got {images.layout} on {images.device}")
+        images = (images.float() if images.dtype == torch.bfloat16 else images).numpy(force=True)
+    if not isinstance(images, np.ndarray) or isinstance(images, np.ma.MaskedArray):
+        raise TypeError(f"{part}: a tensor or array wanted, got {type(images).__name__}")
+    return images
 
 
 def own_dataset(name: str, path: Path, parts: Mapping[str, Array], size: ImageSize | None, order: Order) -> Dataset:

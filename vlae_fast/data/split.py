@@ -11,6 +11,7 @@ import torch.utils.data
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlae_fast.checks import whole
 from vlae_fast.noise import BINARIZATION, normals_and_uniforms
 
 __all__ = ["FIXED_DRAW_SEED", "Split"]
@@ -70,11 +71,11 @@ class Split(torch.utils.data.Dataset[Tensor]):
         """Binary images first..first+count-1 (default: to the last), float32 [count, 1, H, W], the same at every call.
 
         Image i is drawn by the numbers of item i of the noise stream BINARIZATION under FIXED_DRAW_SEED; static images
-        are as they are. Raises ValueError where there are no such images.
+        are as they are. Raises TypeError or ValueError where there are no such images.
         """
-        count = len(self) - first if count is None else count
-        if not 0 <= first <= first + count <= len(self):
-            raise ValueError(f"images {first}..{first + count - 1} wanted of {len(self)}")
+        first = whole("first", first, 0, len(self))
+        left = len(self) - first
+        count = left if count is None else whole("count", count, 0, left)
         images = self.probabilities(slice(first, first + count))
         if self.dynamic:
             pixels = self.height * self.width

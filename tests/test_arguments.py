@@ -1,0 +1,150 @@
+"""What a public function does not take: one line that names the argument, before anything is computed or written."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlae_fast import VLAE, Dataset, TrainConfig, Trainer, VLAEConfig, evaluate, load
+from vlae_fast.checks import NonFiniteError
+
+CONFIG = dataclasses.replace(VLAEConfig.preset("tiny"), height=5, width=7)
+NAN = float("nan")
+
+
+def images(n=20):
+    return (torch.rand(n, 1, 5, 7, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+
+
+def dataset():
+    return Dataset.from_tensors(images())
+
+
+def model():
+    torch.manual_seed(0)
+    return VLAE(CONFIG)
+
+
+def given(n=2):
+    return torch.full((n, 5, 7), -1, dtype=torch.int8)
+
+
+def trainer(model=CONFIG, config=None, data=None, out="run"):
+    return Trainer(
+        model, TrainConfig() if config is None else config, dataset() if data is None else data, out, quiet=True
+    )
+
+
+def rows(size):
+    np.save("rows.npy", np.eye(35, dtype=np.uint8))
+    return load("rows.npy", image_size=size)
+
+
+EMPTY = "a path, not empty and without NUL, wanted, got"
+DENSE = "a dense tensor wanted, got torch.sparse_coo"
+REFUSED = {
+    "VLAE of a name": (lambda: VLAE("tiny"), "config: VLAEConfig wanted, got str"),
+    "VLAE of a dict": (lambda: VLAE({"height": 3}), "config: VLAEConfig wanted, got dict"),
+    "load from nowhere": (lambda: VLAE.from_pretrained(""), f"name_or_folder: {EMPTY} ''"),
+    "load from NUL": (lambda: VLAE.from_pretrained("a\0b"), f"name_or_folder: {EMPTY}"),
+    "load from None": (lambda: VLAE.from_pretrained(None), "name_or_folder: a path wanted, got None"),
+    "load from bytes": (lambda: VLAE.from_pretrained(b"a"), "name_or_folder: a path wanted, got b'a'"),
+    "save to nowhere": (lambda: model().save_pretrained(""), f"folder: {EMPTY} ''"),
+    "save to NUL": (lambda: model().save_pretrained("a\0b"), f"folder: {EMPTY}"),
+    "save to a number": (lambda: model().save_pretrained(3), "folder: a path wanted, got 3"),
+    "data from nowhere": (lambda: load(""), f"name: {EMPTY} ''"),
+    "data from None": (lambda: load(None), "name: a path wanted, got None"),
+    "size of one number": (lambda: rows(5), "image_size: (height, width) in pixels wanted, got 5"),
+    "size in words": (lambda: rows("5x7"), "image_size: (height, width) in pixels wanted, got '5x7'"),
+    "size below 0": (lambda: rows((-5, -7)), "image_size: a whole number in 1.."),
+    "size of fractions": (lambda: rows((5.0, 7.0)), "image_size: a whole number wanted, got 5.0"),
+    "no images": (lambda: Dataset.from_tensors(None), "train: a tensor or array wanted, got NoneType"),
+    "sparse training images": (lambda: Dataset.from_tensors(images().to_sparse()), "train: a dense tensor with values"),
+    "no values": (lambda: Dataset.from_tensors(images(), images().to("meta")), "valid: a dense tensor with values"),
+    "name": (lambda: Dataset.from_tensors(images(), name=3), "name: str wanted, got int"),
+    "beyond the split": (lambda: dataset().test.fixed(99), "first: a whole number in 0..2 wanted, got 99"),
+    "more than the split": (lambda: dataset().test.fixed(1, 3), "count: a whole number in 0..1 wanted, got 3"),
+    "evaluate images": (lambda: evaluate(model(), images()), "split: Split wanted, got Tensor"),
+    "evaluate a data set": (lambda: evaluate(model(), dataset()), "split: Split wanted, got Dataset"),
+    "evaluate a name": (lambda: evaluate("static-mnist", dataset().test), "model: VLAE wanted, got str"),
+    "train a model": (lambda: trainer(model()), "model: VLAEConfig wanted, got VLAE"),
+    "train the wrong way round": (lambda: trainer(TrainConfig(), CONFIG), "config: TrainConfig wanted, got VLAEConfig"),
+    "train on images": (lambda: trainer(data=images()), "dataset: Dataset wanted, got Tensor"),
+    "train on a split": (lambda: trainer(data=dataset().train), "dataset: Dataset wanted, got Split"),
+    "train into nothing": (lambda: trainer(out=""), f"out: {EMPTY} ''"),
+    "train into None": (lambda: trainer(out=None), "out: a path wanted, got None"),
+    "train another size": (lambda: trainer(VLAEConfig()), "model: height, width (5, 7), those of tensors in memory"),
+    "sparse images": (lambda: model()(images().to_sparse()), f"images: {DENSE}"),
+    "sparse pixels": (lambda: model().sample(2, given=given().to_sparse()), f"given: {DENSE}"),
+    "sparse codes": (lambda: model().decode(torch.ones(2, 8).to_sparse()), f"z: {DENSE}"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_by_name_in_one_line(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, message = REFUSED[case]
+    with pytest.raises((TypeError, ValueError)) as raised:
+        call()
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {"rows.npy"}
+
+
+@pytest.mark.parametrize("name", ["minutes", "epochs"])
+@pytest.mark.parametrize("value", [NAN, -1, 0, "3", float("inf")], ids=repr)
+def test_the_end_of_a_training_is_a_positive_number(name, value, tmp_path):
+    """With minutes that are not a number it never came."""
+    with pytest.raises((TypeError, ValueError), match=f"{name}: a (positive )?number wanted, got {value!r}"):
+        trainer(out=tmp_path / "run").run(**{name: value})
+
+
+CALLS = {
+    "encode": lambda model: model.encode(images(2)),
+    "log_likelihood": lambda model: model.log_likelihood(images(2), samples=3),
+    "evaluate": lambda model: evaluate(model, dataset().test, samples=3),
+    "sample": lambda model: model.sample(2),
+    "inpaint": lambda model: model.inpaint(given(), rounds=1),
+}
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "prior_flow", "pixelcnn"])
+@pytest.mark.parametrize("call", CALLS)
+def test_weights_that_are_nan_give_no_figures(call, part):
+    """What does not touch the part works as ever."""
+    spoilt, untouched = model(), {"encode": {"encoder"}, "sample": {"decoder", "prior_flow", "pixelcnn"}}
+    with torch.no_grad():
+        next(getattr(spoilt, part).parameters()).fill_(NAN)
+    if part not in untouched.get(call, {part}):
+        CALLS[call](spoilt)
+        return
+    with pytest.raises(NonFiniteError) as raised:
+        CALLS[call](spoilt)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_code_that_is_nan_gives_no_figures():
+    spoilt = VLAE(dataclasses.replace(CONFIG, conditioning="none"))
+    with torch.no_grad():
+        next(spoilt.parameters()).fill_(NAN)
+    with pytest.raises(NonFiniteError, match="model: it gives NaN"):
+        spoilt.log_likelihood(images(2), samples=3)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_are_texts_or_paths(kind, tmp_path):
+    folder = kind(tmp_path / "run")
+    run = trainer(out=folder)
+    run.run(epochs=1)
+    evaluate(VLAE.from_pretrained(folder), dataset().test, samples=2, folder=folder)
+    model().save_pretrained(kind(tmp_path / "model"))
+    assert len(list((tmp_path / "run").glob("evaluation-*"))) == 1
+
+
+def test_loading_on_the_meta_device_is_silent(recwarn):
+    with torch.device("meta"):
+        loaded = VLAE.from_pretrained("static-mnist")
+    assert {p.device.type for p in loaded.parameters()} == {"meta"}
+    assert not recwarn

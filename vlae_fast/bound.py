@@ -1,0 +1,27 @@
+"""What scoring an image gives."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
+
+__all__ = ["Bound"]
+
+
+class Bound(NamedTuple):
+    """The variational bound of each image, in nats (the paper's eq. 4)."""
+
+    reconstruction: Tensor
+    """log p(x|z), [N]."""
+    kl: Tensor
+    """log q(z|x) - log p(z), one sample, [N]."""
+    kl_dimensions: Tensor
+    """The same, split over the dimensions of z, [N, D] (a flow's log-determinant in equal shares)."""
+
+    @property
+    def elbo(self) -> Tensor:
+        """Lower bound of log p(x), [N]."""
+        return self.reconstruction - self.kl
+
+
+_register_namedtuple(Bound, serialized_type_name="vlae_fast.Bound")  # for torch.export.save
