@@ -160,6 +160,16 @@ def test_reconstructions_of_nothing_are_not_the_images_themselves(model):
     assert again is not nothing
 
 
+@pytest.mark.parametrize("call", ["sample", "log_likelihood"])
+def test_progress_is_reported(call, model):
+    """After every chunk, whether or not it is full; it changes nothing."""
+    model, told = copy.deepcopy(model), []
+    model.chunk = 6
+    do = partial(model.sample, 15) if call == "sample" else partial(model.log_likelihood, images(7), samples=2)
+    assert torch.equal(do(report=lambda *progress: told.append(progress)), do())
+    assert told == ([(6, 15), (12, 15), (15, 15)] if call == "sample" else [(3, 7), (6, 7), (7, 7)])
+
+
 def test_initialization_from_nothing_is_refused(model):
     fresh = VLAE(TINY)
     before = {name: t.clone() for name, t in fresh.state_dict().items()}

@@ -1,7 +1,9 @@
 """The commands as a user runs them: real processes, exit status, one clear line for bad input."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlae_fast import VLAE, VLAEConfig, cli
+from vlae_fast import VLAE, Trainer, VLAEConfig, cli
 
 
 def run(*arguments, cwd=None):
@@ -152,6 +154,16 @@ BAD = {
     ),
     "unknown command": ("fly", "Unrecognized options: fly"),
     "unknown flag": ("info --speed 3", "--speed"),
+    "seed of pictures": (
+        "reconstruct RUN --out OUT.png --seed -1",
+        "seed: a whole number in 0..2**64-1 wanted, got -1",
+    ),
+    "empty folder": ("train NOTHING --data IMAGES --epochs 1", "an argument: it is empty; was a variable never set?"),
+    "empty value": ("sample RUN --out=", "out: it is empty"),
+    "other model of another size": (
+        "evaluate RUN --against static-mnist --samples 2",
+        "static-mnist: its images are of 28x28 pixels",
+    ),
     "no command": ("", "Expected one of {train, evaluate, sample, reconstruct, data, info}"),
     "no output": ("sample RUN", "--out"),
     "no value": ("sample RUN --num", "'--num'"),
@@ -166,7 +178,13 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line_and_status_2(case, images, trained, tmp_path, capsys, monkeypatch):
     command, message = BAD[case]
-    words = {"IMAGES": str(images), "RUN": str(trained), "EMPTY": str(tmp_path), "OUT": str(tmp_path / "out")}
+    words = {
+        "NOTHING": "",
+        "IMAGES": str(images),
+        "RUN": str(trained),
+        "EMPTY": str(tmp_path),
+        "OUT": str(tmp_path / "out"),
+    }
     arguments = []
     for word in command.split():
         for name, value in words.items():
@@ -179,6 +197,33 @@ def test_bad_input_is_one_clear_line_and_status_2(case, images, trained, tmp_pat
     assert captured.err.count("\n") == 1
     assert "tyro" not in captured.err
     assert not (tmp_path / "out").exists()
+
+
+def test_boxes_of_the_parser_are_a_line_in_every_encoding(monkeypatch, capsys):
+    for encoding in ("utf-8", "ascii"):
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        assert main("train", "--epochs", "abc") == 2
+        wanted = "vlae-fast: Value error: Error parsing --epochs: no type matching {None}|FLOAT could be instantiated"
+        assert capsys.readouterr().err.startswith(wanted)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained, tmp_path / "static-mnist")
+    monkeypatch.chdir(tmp_path)
+    assert main("sample", "static-mnist", "--out", "s.png", "--num", 1) == 0
+    wanted = "vlae-fast: warning: static-mnist: the model in this folder, not the weights of that name that ship\n"
+    assert capsys.readouterr().err == wanted
+
+
+def test_a_training_without_end_says_so(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "run", lambda self, **ends: False)
+    train = ["train", tmp_path / "run", "--data", images, "--preset", "tiny"]
+    assert main(*train) == 130
+    assert "training until Ctrl-C, as neither --minutes nor --epochs is given" in capsys.readouterr().out
+    for end in (["--minutes", 1], ["--anneal-to", 3]):
+        main(*train[:1], tmp_path / str(end[0]), *train[2:], *end)
+        assert "until Ctrl-C" not in capsys.readouterr().out
 
 
 def test_help_and_version_of_the_process():

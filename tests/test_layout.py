@@ -25,7 +25,7 @@ LAYERS = [
     {"kernels", "_native", "_cuda"},
     {"pretrained", "folder_lock"},
     {"bar", "config", "masks", "noise", "params"},
-    {"bound", "checkpoint", "checks", "distributed", "extra"},
+    {"bound", "checkpoint", "checks", "distributed", "extra", "report"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

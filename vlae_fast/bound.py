@@ -1,11 +1,12 @@
 """What scoring an image gives."""
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.utils._pytree import _register_namedtuple
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "normal_log_prob"]
 
 
 class Bound(NamedTuple):
@@ -25,3 +26,8 @@ class Bound(NamedTuple):
 
 
 _register_namedtuple(Bound, serialized_type_name="vlae_fast.Bound")  # for torch.export.save
+
+
+def normal_log_prob(eps: Tensor) -> Tensor:
+    """Of a standard normal, elementwise, nats."""
+    return -0.5 * (eps * eps + math.log(2 * math.pi))

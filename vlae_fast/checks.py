@@ -54,7 +54,7 @@ def whole(name: str, value: Any, least: int = 0, most: int = 2**64 - 1) -> int:
     """
     number = value if type(value) is int else _index(name, value)  # an int of torch.compile is let through as it is
     if not least <= number <= most:
-        bounds = "0..2**64-1" if (least, most) == (0, 2**64 - 1) else f"{least}..{most}"
+        bounds = f"{least}..2**64-1" if most == 2**64 - 1 else f"{least}..{most}"
         raise ValueError(f"{name}: a whole number in {bounds} wanted, got {shown(number)}")
     return number
 

@@ -4,7 +4,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from vlae_fast.checks import instance, path, whole
 from vlae_fast.data import Split
 from vlae_fast.distributed import ALONE, World
 from vlae_fast.model import VLAE
+from vlae_fast.report import Report, silent
 from vlae_fast.rounds import Kept, in_rounds
 
 __all__ = ["Evaluation", "Mean", "evaluate"]
@@ -128,7 +128,7 @@ def evaluate(
     subset: int | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = silent,
     world: World = ALONE,
 ) -> Evaluation:
     """Evaluates a model on all images of a split, or on `subset` of them drawn at random with `seed`.
@@ -201,7 +201,7 @@ def _scores(
     samples: int,
     seed: int,
     folder: Path | None,
-    report: Callable[[int, int], None],
+    report: Report,
     world: World,
 ) -> Tensor:
     """-log p(x|z), KL and NLL in nats, and normalised effective sample size of each image: float64 [N, 4]."""

@@ -12,10 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DECISIONS", "Noises", "State", "metropolis"]
+__all__ = ["DECISIONS", "START_ROUNDS", "Noises", "State", "metropolis"]
 
 DECISIONS = 5
 """Uniforms that a step takes for each image beside those of its pixels."""
+
+
+START_ROUNDS = 20
+"""Of code from image and image from code, as a chain begins: near to what is probable, but not with its chances."""
 
 
 class State(NamedTuple):

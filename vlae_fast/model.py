@@ -19,24 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vlae_fast import checks, noise, pretrained
-from vlae_fast.bound import Bound
-from vlae_fast.checks import real, whole
+from vlae_fast import noise, pretrained
+from vlae_fast.bound import Bound, normal_log_prob
+from vlae_fast.checks import instance, path, real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
-from vlae_fast.inpainting import DECISIONS, Noises, State, metropolis
+from vlae_fast.inpainting import DECISIONS, START_ROUNDS, Noises, State, metropolis
 from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter, check_result
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder, images_at_once
+from vlae_fast.report import Report, silent
 
 __all__ = ["VLAE", "Bound"]
-
-START_ROUNDS = 20
-"""Of code from image and image from code, as inpainting begins: near to what is probable, but not with its chances."""
-
-
-def _normal_log_prob(eps: Tensor) -> Tensor:
-    return -0.5 * (eps * eps + math.log(2 * math.pi))
 
 
 class VLAE(nn.Module):
@@ -44,7 +38,7 @@ class VLAE(nn.Module):
 
     def __init__(self, config: VLAEConfig) -> None:
         super().__init__()
-        self.config = checks.instance("config", config, VLAEConfig)
+        self.config = instance("config", config, VLAEConfig)
         """Which variant this is."""
         self.chunk = images_at_once(config)
         """Images drawn, or codes scored, at once."""
@@ -115,7 +109,7 @@ class VLAE(nn.Module):
         """`moments` as the encoder gives them."""
         mean, log_std, context = moments
         z = mean + log_std.exp() * noise
-        log_q = _normal_log_prob(noise) - log_std
+        log_q = normal_log_prob(noise) - log_std
         if self.posterior_flow is not None:
             z, log_det = self.posterior_flow(z, context)
             log_q = log_q - log_det[:, None] / z.shape[1]
@@ -123,7 +117,7 @@ class VLAE(nn.Module):
         if self.prior_flow is not None:
             eps, log_det = self.prior_flow(z)
             log_p = log_det[:, None] / z.shape[1]
-        kl_dimensions = log_q - log_p - _normal_log_prob(eps)
+        kl_dimensions = log_q - log_p - normal_log_prob(eps)
         return Bound(self._log_prob_given(images, z), kl_dimensions.sum(1), kl_dimensions)
 
     def _log_prob_given(self, images: Tensor, z: Tensor | None) -> Tensor:
@@ -143,7 +137,9 @@ class VLAE(nn.Module):
         return None if self.context_map is None else self.context_map.expand(n, -1, -1, -1)
 
     @torch.no_grad()
-    def sampled_bounds(self, images: Tensor, samples: int, *, seed: int = 0, first: int = 0) -> tuple[Tensor, Tensor]:
+    def sampled_bounds(
+        self, images: Tensor, samples: int, *, seed: int = 0, first: int = 0, report: Report = silent
+    ) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log q(z|x) - log p(z) for `samples` codes z from q(z|x) of each image: float64 [N, samples].
 
         In nats; their difference is the logarithm of an importance weight. The noise of code k of image i depends on
@@ -170,33 +166,53 @@ class VLAE(nn.Module):
                 bound = self._bound(part.repeat_interleave(count, 0), moments, eps.view(-1, D).to(images))
                 reconstruction[i : i + group, start : start + count] = bound.reconstruction.view(len(part), count)
                 kl[i : i + group, start : start + count] = bound.kl.view(len(part), count)
+            report(i + len(part), len(images))
         check_result(reconstruction, kl)
         return reconstruction, kl
 
-    def log_likelihood(self, images: Tensor, *, samples: int = 4096, seed: int = 0, first: int = 0) -> Tensor:
+    def log_likelihood(
+        self, images: Tensor, *, samples: int = 4096, seed: int = 0, first: int = 0, report: Report = silent
+    ) -> Tensor:
         """Importance-sampled log p(x) of binary images, float64 [N] nats (Burda et al. 2016, arXiv:1509.00519, eq. 8).
 
-        `sampled_bounds` says what the noise depends on.
+        `sampled_bounds` says what the noise depends on. With a bar, where there are many images::
+
+            with tqdm(total=len(images)) as bar:
+                model.log_likelihood(images, report=lambda done, total: bar.update(done - bar.n))
         """
-        reconstruction, kl = self.sampled_bounds(images, samples, seed=seed, first=first)
+        reconstruction, kl = self.sampled_bounds(images, samples, seed=seed, first=first, report=report)
         return (reconstruction - kl).logsumexp(1) - math.log(reconstruction.shape[1])
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(
-        self, n: int, *, seed: int = 0, first: int = 0, temperature: float = 1.0, given: Tensor | None = None
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        temperature: float = 1.0,
+        given: Tensor | None = None,
+        report: Report = silent,
     ) -> Tensor:
         """n images [n, 1, H, W] from the model: z from the prior, then pixel after pixel.
 
         Image i depends on (seed, first + i) alone. temperature divides the logits of the pixels; given [n, H, W] int8
         keeps pixels that are 0 or 1 in it and draws those that are -1. Neither z nor the pixels drawn before a kept one
-        know of it: `inpaint` draws what goes with the pixels that are kept.
+        know of it: `inpaint` draws what goes with the pixels that are kept. `report` as in `log_likelihood`.
         """
-        return self._drawn(n, None, seed, first, temperature, given)
+        return self._drawn(n, None, seed, first, temperature, given, report)
 
     def _drawn(
-        self, n: int, z: Tensor | None, seed: int, first: int, temperature: float, given: Tensor | None
+        self,
+        n: int,
+        z: Tensor | None,
+        seed: int,
+        first: int,
+        temperature: float,
+        given: Tensor | None,
+        report: Report = silent,
     ) -> Tensor:
         """`sample`, or `decode` where there is a z."""
         n, first, temperature = whole("n", n), whole("first", first), real("temperature", temperature, positive=True)
@@ -210,17 +226,12 @@ class VLAE(nn.Module):
             code = self._code_of_prior(eps) if z is None else z[start : start + count]
             kept = None if given is None else given[start : start + count]
             images.append(self._draw(self._context(code, count), uniforms, temperature, kept))
+            report(start + count, n)
         return torch.cat(images) if images else self._like().new_empty(0, 1, self.config.height, self.config.width)
 
     @torch.no_grad()
     def decode(
-        self,
-        z: Tensor,
-        *,
-        seed: int = 0,
-        first: int = 0,
-        temperature: float = 1.0,
-        given: Tensor | None = None,
+        self, z: Tensor, *, seed: int = 0, first: int = 0, temperature: float = 1.0, given: Tensor | None = None
     ) -> Tensor:
         """Images [N, 1, H, W] from p(x|z) for codes z [N, D]: of `prior`, of `encode`, or mixtures of them.
 
@@ -351,9 +362,7 @@ class VLAE(nn.Module):
         folder holds a training or cannot be written.
         """
         check_has_values(next(self.parameters()))
-        pretrained.save(
-            checks.path("folder", folder), self.config, {k: v.float() for k, v in self.state_dict().items()}
-        )
+        pretrained.save(path("folder", folder), self.config, {k: v.float() for k, v in self.state_dict().items()})
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlae_fast import checkpoint
 from vlae_fast.distributed import World
+from vlae_fast.report import Report
 
 __all__ = ["Kept", "in_rounds"]
 
@@ -61,7 +62,7 @@ def in_rounds(
     *,
     world: World,
     kept: Kept,
-    report: Callable[[int, int], None],
+    report: Report,
 ) -> None:
     """Fills all rows, zeros so far on the CPU, with what `compute(first, count)` gives for rows first..first+count-1.
 

@@ -9,8 +9,9 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from dataclasses import replace
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `2>&-`: a file of ours must not get its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    status = _status([_expanded(argument) for argument in (sys.argv[1:] if argv is None else argv)])
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+        status = _status(sys.argv[1:] if argv is None else argv)
     try:
         sys.stdout.flush()
     except OSError:
@@ -48,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(argv: list[str]) -> int:
     try:
+        argv = [_expanded(argument) for argument in argv]
         early = argparse.ArgumentParser(prog="vlae-fast", add_help=False, allow_abbrev=False)
         early.add_argument("--version", action="version", version=f"vlae-fast {__version__}")
         early.add_argument("--preset")
@@ -71,7 +75,7 @@ def _status(argv: list[str]) -> int:
         return 1
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     try:
         print(f"vlae-fast: {' '.join(str(error).split())}", file=sys.stderr, flush=True)  # names may hold line feeds
     except OSError:
@@ -108,9 +112,16 @@ def _parsed(argv: list[str], train: Train) -> Any:
 
 
 def _unboxed(text: str) -> str:
-    """What tyro says first in a box, in a line like all other errors; without its stand-in for a name that is empty."""
+    """What tyro says first in a box, in a line like all other errors; without its stand-in for a name that is empty.
+
+    Where the output is not UTF-8, the box is a line of - below the title and one after each part.
+    """
+
+    def empty(line: str) -> bool:
+        return not line.strip("-")
+
     title, *lines = [line.strip("╭╮╰╯│─ ") for line in text.splitlines()]
-    said = " ".join(takewhile(bool, lines)).rstrip(".")
+    said = " ".join(takewhile(lambda line: not empty(line), dropwhile(empty, lines))).rstrip(".")
     return f"{title}: {said}; see --help".replace("__tyro-dummy-inner__.", "")
 
 
@@ -127,6 +138,8 @@ def _defaults(folder: Path, preset: str | None, start_from: str | None) -> Train
 
 
 def _expanded(argument: str) -> str:
-    """`--out=~/x` as a shell expands `--out ~/x`."""
+    """`--out=~/x` as a shell expands `--out ~/x`. Raises ValueError where it is empty: . is not meant."""
     flag, equals, value = argument.partition("=")
+    if argument == "" or (equals and value == "" and flag.startswith("--")):
+        raise ValueError(f"{flag.lstrip('-') or 'an argument'}: it is empty; was a variable never set?")
     return flag + equals + os.path.expanduser(value) if flag.startswith("--") else argument

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import checkpoint, plots
+from vlae_fast.checks import whole
 from vlae_fast.cli.common import ModelOptions, Options, Run, check_size
 from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
@@ -113,12 +114,13 @@ class Reconstruct(ModelOptions):
         if self.num < 1:
             raise ValueError(f"num: >= 1 wanted, got {self.num}")
         check_output("out", self.out, (".png",))
+        seed = whole("seed", self.seed)
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)
         check_size(self.run, model, dataset)
         images = dataset.test.fixed()
-        chosen = images[torch.from_numpy(np.random.default_rng(self.seed).permutation(len(images))[: self.num])]
-        drawn = model.reconstruct(chosen.to(next(model.parameters()).device), seed=self.seed)
+        chosen = images[torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[: self.num])]
+        drawn = model.reconstruct(chosen.to(next(model.parameters()).device), seed=seed)
         plots.pairs(chosen, drawn.cpu(), self.out)
         self.say(f"{self.out}: {len(chosen)} test images, each beside its reconstruction")
         return 0

@@ -55,7 +55,11 @@ class Evaluate(ModelOptions):
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)
         self.say(dataset.describe())
-        other = None if self.against is None else self.model_of(self.against)
+        check_size(self.run, model, dataset)
+        other = None
+        if self.against is not None:
+            other = self.model_of(self.against)
+            check_size(self.against, other, dataset)
         result = self._evaluate(model, self.run, dataset, world)
         content = {"run": str(self.run), "data": dataset.name, "split": self.split, **result.to_dict()}
 
@@ -75,7 +79,6 @@ class Evaluate(ModelOptions):
         return 0
 
     def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset, world: World) -> Evaluation:
-        check_size(folder, model, dataset)
         split: Split = getattr(dataset, self.split)
         with self.bar() as bar:
 

@@ -66,6 +66,8 @@ class Train(Options):
         trainer = Trainer(model, self.training, dataset, self.folder, device=self.device, quiet=self.quiet, world=world)
         if trainer.progress.step:
             self.say(f"{self.folder}: resumed at step {trainer.progress.step}")
+        if self.minutes is None and self.epochs is None and not self.training.anneal_to:
+            self.say(f"{self.folder}: training until Ctrl-C, as neither --minutes nor --epochs is given")
         finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
         self.say(f"{self.folder}: {'done' if finished else 'saved'} at step {trainer.progress.step}")
         return 0 if finished else 130
