@@ -129,7 +129,7 @@ def test_a_model_without_code_that_is_nan_gives_no_figures():
     spoilt = VLAE(dataclasses.replace(CONFIG, conditioning="none"))
     with torch.no_grad():
         next(spoilt.parameters()).fill_(NAN)
-    with pytest.raises(NonFiniteError, match="model: it gives NaN"):
+    with pytest.raises(NonFiniteError, match="what the model gives: finite values wanted, got NaN"):
         spoilt.log_likelihood(images(2), samples=3)
 
 
