@@ -29,14 +29,20 @@ using MaskedConv3x3Backward = void(const Conv3x3&, const float* dy, const float*
                                    const float* gain, Index n_threads, float* dx, float* dweight, float* dbias,
                                    float* dgain);
 
-// Sizes and wiring of a PixelCNN: L / block_convs residual blocks; 1x1 block p stands after residual block
-// pointwise_after[p] (any order; several in one gap run in the order of p).
+// A convolution behind the first, in the order in which a pixel runs through them.
+struct Wire {
+  Index taps;    // 5: a mask-B layer; 1: a 1x1 convolution
+  Index index;   // of the layer; of the 1x1 convolution, two a block
+  Index closes;  // whether it is the last of its residual block; the next one then opens another
+};
+// Sizes and wiring of a PixelCNN.
 struct PixelCNN {
   Index N, H, W, C, K, L, P, S;
+  const Wire* wiring;  // [L + 2 P], each layer and each 1x1 convolution once
   float residual_scale;
-  Index block_convs;
   Index visible_stride;  // pixels whose row or column is no multiple of it are fed to the network as 0
-  const Index* pointwise_after;
+
+  Index stages() const { return L + 2 * P; }
 };
 struct PixelCNNParams {
   const float* image_weight;      // [C,1,3,3] mask A

@@ -20,6 +20,8 @@ Why exchange, not a halo computed anew: bands of 14 rows would compute 9% more, 
 8 bytes a value that 12 to 60 multiply-adds use, and hides behind them. A batch of 132 images fills the GPU already.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -95,18 +97,24 @@ def activated(values, C: tl.constexpr):
 
 
 @triton.jit
-def pick(values: tl.constexpr, index):
-    """values[index] of numbers known when compiling."""
-    found = index * 0
-    for k in tl.static_range(len(values)):
-        found = tl.where(index == k, values[k], found)
-    return found
+def select(condition, values, others, C: tl.constexpr):
+    """`values` where the condition holds, else `others`, channel by channel."""
+    new = ()
+    for c in tl.static_range(C):
+        new = new + (tl.where(condition, values[c], others[c]),)
+    return new
+
+
+@triton.jit
+def load_stage(row):
+    """(taps, index, closes) of a row of `PixelCNNSpec.stages`."""
+    return tl.load(row).to(tl.int32), tl.load(row + 1).to(tl.int32), tl.load(row + 2) != 0
 
 
 @triton.jit
 def pack_forward(
-    packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C: tl.constexpr, K: tl.constexpr,
-    P: tl.constexpr, BLOCK: tl.constexpr,
+    packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, P, C: tl.constexpr, K: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Packs image, context, `shared` hidden and pointwise weights; returns where the latter three begin."""
     EVEN: tl.constexpr = C + C % 2
@@ -122,44 +130,34 @@ def pack_forward(
 
 
 @triton.jit
-def layer_of(
-    f, e, plane, row, inside, packed, C: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Convolution of elu(f), by way of the planes `e`."""
-    store_planes(e, plane, activated(f, C), inside, C)
-    return convolve(zeros(BLOCK, C + C % 2), e, plane, row, packed, C, C, TAPS, 1)
-
-
-@triton.jit
 def run_stack(
     inputs, e, plane, row, inside, packed, context_at, hidden_at, pointwise_at, input_bias, hidden_gain, hidden_bias,
-    pointwise_bias, L, shared, residual_scale, set_stride, C: tl.constexpr, K: tl.constexpr, BLOCK_CONVS: tl.constexpr,
-    AFTER: tl.constexpr, BLOCK: tl.constexpr,
+    pointwise_bias, stages, n_stages, shared, residual_scale, set_stride, C: tl.constexpr, K: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The residual stream behind the last layer, for one block of positions; all pointers point to the positions.
+    """The residual stream behind the last stage, for one block of positions; all pointers point to the positions.
 
-    Layer l reads set l of the planes `e`, convolution i of 1x1 block p reads set L + 2 * p + i.
+    Stage s reads set s of the planes `e`.
     """
     EVEN: tl.constexpr = C + C % 2
-    P: tl.constexpr = len(AFTER)
     acc = convolve(zeros(BLOCK, EVEN), inputs, plane, row, packed, 1, C, 4, 1)
     acc = convolve(acc, inputs + plane, plane, row, context_at, K, C, 9, 1)
     h = add_bias(acc, input_bias, C)
-    for residual in range(L // BLOCK_CONVS):
-        f = h
-        for layer in range(residual * BLOCK_CONVS, (residual + 1) * BLOCK_CONVS):
-            weight = hidden_at + layer % shared * (5 * C * EVEN)
-            acc = layer_of(f, e + layer * set_stride, plane, row, inside, weight, C, 5, BLOCK)
-            f = affine(acc, hidden_gain + layer * C, hidden_bias + layer * C, C)
-        h = add_scaled(h, residual_scale, f, C)
-        for p in range(P):
-            for _ in range((pick(AFTER, p) == residual).to(tl.int32)):
-                f = h
-                for i in range(2 * p, 2 * p + 2):
-                    weight = pointwise_at + i * (C * EVEN)
-                    acc = layer_of(f, e + (L + i) * set_stride, plane, row, inside, weight, C, 1, BLOCK)
-                    f = add_bias(acc, pointwise_bias + i * C, C)
-                h = add_scaled(h, residual_scale, f, C)
+    f = h
+    for stage in range(n_stages):
+        taps, index, closes = load_stage(stages + 3 * stage)
+        e_stage = e + stage * set_stride
+        store_planes(e_stage, plane, activated(f, C), inside, C)
+        if taps == 5:
+            acc = convolve(
+                zeros(BLOCK, EVEN), e_stage, plane, row, hidden_at + index % shared * (5 * C * EVEN), C, C, 5, 1
+            )  # fmt: skip
+            f = affine(acc, hidden_gain + index * C, hidden_bias + index * C, C)
+        else:
+            acc = convolve(zeros(BLOCK, EVEN), e_stage, plane, row, pointwise_at + index * (C * EVEN), C, C, 1, 1)
+            f = add_bias(acc, pointwise_bias + index * C, C)
+        h = select(closes, add_scaled(h, residual_scale, f, C), h, C)
+        f = select(closes, h, f, C)
     return h
 
 
@@ -194,6 +192,7 @@ SIZES = [
     "W",
     "G",
     "L",
+    "P",
     "shared",
     "blocks",
     "plane",
@@ -207,9 +206,9 @@ SIZES = [
 @triton.jit(do_not_specialize=SIZES)
 def pixelcnn_forward_kernel(
     x, context, image_weight, context_weight, input_bias, hidden_weight, hidden_gain, hidden_bias, pointwise_weight,
-    pointwise_bias, output_weight, output_bias, result, scratch, begin, N, H, W, G, L, shared, blocks, plane,
+    pointwise_bias, output_weight, output_bias, stages, result, scratch, begin, N, H, W, G, L, P, shared, blocks, plane,
     set_stride, visible_stride, program_stride, residual_scale, C: tl.constexpr, K: tl.constexpr,
-    BLOCK_CONVS: tl.constexpr, AFTER: tl.constexpr, RESULT: tl.constexpr, BLOCK: tl.constexpr,
+    RESULT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """RESULT "logits" [N, 1, H, W], "log_prob" [N], or nothing but the activations in scratch memory, "keep".
 
@@ -223,12 +222,12 @@ def pixelcnn_forward_kernel(
     inputs = scratch + wide(tl.program_id(0)) * program_stride
     terms = inputs + (1 + K) * plane + front
     e = inputs + (2 + K) * plane + front
-    e_last = e + (L + 2 * len(AFTER)) * set_stride
+    e_last = e + (L + 2 * P) * set_stride
     packed = e_last - front + C * plane
     context_at, hidden_at, pointwise_at = pack_forward(
-        packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, C, K, len(AFTER), BLOCK
+        packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, P, C, K, BLOCK
     )
-    clear(inputs, (2 + K + C) * plane + (L + 2 * len(AFTER)) * set_stride, BLOCK)
+    clear(inputs, (2 + K + C) * plane + (L + 2 * P) * set_stride, BLOCK)
     end = N
     if KEEP:
         end = tl.minimum(N, begin + tl.num_programs(0) * G)
@@ -239,8 +238,8 @@ def pixelcnn_forward_kernel(
             at = block * BLOCK + tl.arange(0, BLOCK)
             h = run_stack(
                 inputs + front + at, e + at, plane, row, inside, packed, context_at, hidden_at, pointwise_at,
-                input_bias, hidden_gain, hidden_bias, pointwise_bias, L, shared, residual_scale, set_stride, C, K,
-                BLOCK_CONVS, AFTER, BLOCK,
+                input_bias, hidden_gain, hidden_bias, pointwise_bias, stages, L + 2 * P, shared, residual_scale,
+                set_stride, C, K, BLOCK,
             )  # fmt: skip
             a = activated(h, C)
             if KEEP:
@@ -258,17 +257,56 @@ def pixelcnn_forward_kernel(
                 tl.store(result + wide(n0) + g, sum_image(terms + g * (H + 1) * row, H * row))
 
 
-PAPER = {"C": 12, "K": 4, "BLOCK_CONVS": 2, "AFTER": (0, 1, 2, 3)}
-"""What the kernels are compiled for with the preset "paper"; its 12 untied layers come as numbers."""
-WIRINGS = {"pixelcnn": PAPER, "pixelcnn R1": PAPER | {"BLOCK_CONVS": 1}}
+class Layout(NamedTuple):
+    """Sizes of the kernels' scratch memory, and how images share it. The kernels' docstrings say what stands where."""
+
+    group: int
+    """Images that a program takes at once (G)."""
+    blocks: int
+    plane: int
+    """Floats."""
+    set_stride: int
+    """Floats between the activations of two stages: 0 where one set is enough."""
+    gradient_stride: int
+    """The same for their gradients."""
+    weights: int
+    """Floats that packed weights take."""
+    floats: int
+    """Of a program."""
+    rows: int
+    """Of C floats: the sums of a program's weight gradients."""
+
+
+def layout(block: int, backward: bool, H: int, W: int, C: int, K: int, L: int, P: int, S: int) -> Layout:
+    """For blocks of so many positions; `backward`: what `pixelcnn_backward_kernel` needs besides."""
+    area = (H + 1) * (W + 1)
+    group = max(1, block // area)
+    blocks = triton.cdiv(group * area, block)
+    plane = triton.cdiv(2 * (W + 2) + blocks * block, 4) * 4
+    # What a block needs of another one must be kept: each stage's activations, and for gradients all of them.
+    set_stride = C * plane if blocks > 1 or backward else 0
+    gradient_stride = C * plane if blocks > 1 else 0
+    even = C + C % 2
+    floats = (2 + K + C) * plane + (L + 2 * P) * set_stride
+    weights = (4 + 9 * K + 5 * S * C + 2 * P * C) * even
+    if backward:
+        floats += 2 * C * plane + (L + 2 * P) * gradient_stride
+        weights = max(weights, (5 * L + 2 * P) * C * even + C * (8 + 9 * (K + K % 2)))
+    floats = triton.cdiv(floats + weights, 32) * 32
+    rows = 5 + 9 * K + 1 + L * (5 * C + 1) + 2 * P * (C + 1) + C + 1
+    return Layout(group, blocks, plane, set_stride, gradient_stride, weights, floats, rows)
+
+
+PAPER = {"C": 12, "K": 4}
+"""What the kernels are compiled for with the preset "paper"; layers, blocks and wiring come as numbers."""
 
 
 def variants(architecture: int) -> list[Variant]:
-    """What a launch can ask for with the preset "paper", and in reading R1."""
+    """What a launch can ask for with the preset "paper"."""
     found = []
     for result in ("logits", "log_prob", "keep"):
         launch = choose("pixelcnn_backward" if result == "keep" else "pixelcnn_forward", 12, architecture)
-        for name, wiring in WIRINGS.items():
-            constants = wiring | {"RESULT": result, "BLOCK": launch.block}
-            found.append(Variant(f"{name} {result}", pixelcnn_forward_kernel, constants, launch.num_warps))
+        constants = PAPER | {"RESULT": result, "BLOCK": launch.block}
+        types = {"stages": "*i64"}
+        found.append(Variant(f"pixelcnn {result}", pixelcnn_forward_kernel, constants, launch.num_warps, types))
     return found

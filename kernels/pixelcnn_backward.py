@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from vlae_fast.kernels.ahead_of_time import Variant
-from vlae_fast.kernels.pixelcnn import SIZES, WIRINGS, add_scaled, output_logits, pick, positions
+from vlae_fast.kernels.pixelcnn import PAPER, SIZES, add_scaled, load_stage, output_logits, positions, select
 from vlae_fast.kernels.planes import (
     clear,
     convolve,
@@ -73,16 +73,15 @@ def layer_backward(
 @triton.jit(do_not_specialize=[*SIZES, "gradient_stride"])
 def pixelcnn_backward_kernel(
     x, image_weight, context_weight, hidden_weight, hidden_gain, pointwise_weight, output_weight, output_bias,
-    upstream, dx, dcontext, sums, scratch, begin, N, H, W, G, L, shared, blocks, plane, set_stride, visible_stride,
-    program_stride, gradient_stride, residual_scale, C: tl.constexpr, K: tl.constexpr, BLOCK_CONVS: tl.constexpr,
-    AFTER: tl.constexpr, RESULT: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    stages, upstream, dx, dcontext, sums, scratch, begin, N, H, W, G, L, P, shared, blocks, plane, set_stride,
+    visible_stride, program_stride, gradient_stride, residual_scale, C: tl.constexpr, K: tl.constexpr,
+    RESULT: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dx, dcontext and, added to each program's `sums`, the weights' gradients; `upstream`: dlogits or dlog_prob.
 
     Follows `pixelcnn_forward_kernel` with KEEP on the same images and scratch memory.
     """
     EVEN: tl.constexpr = C + C % 2
-    P: tl.constexpr = len(AFTER)
     set_stride, gradient_stride = wide(set_stride), wide(gradient_stride)
     row = W + 1
     front = row + 1
@@ -129,29 +128,24 @@ def pixelcnn_backward_kernel(
         dh = ()
         for c in tl.static_range(C):
             dh = dh + (tl.load(output_weight + c) * dlogit * elu_slope(a[c]),)
-        for reversed_residual in range(L // BLOCK_CONVS):
-            residual = L // BLOCK_CONVS - 1 - reversed_residual
-            for reversed_p in range(P):
-                p = P - 1 - reversed_p
-                for _ in range((pick(AFTER, p) == residual).to(tl.int32)):
-                    g = scaled(dh, residual_scale, C)
-                    for reversed_stage in range(2):
-                        stage = 2 * p + 1 - reversed_stage
-                        g = layer_backward(
-                            g, e + (L + stage) * set_stride, gradients + (1 + L + stage) * gradient_stride,
-                            sums + (pointwise_rows + stage * (C + 1)) * C, plane, row, start, inside,
-                            pointwise_at + stage * (C * EVEN), C, 1, BLOCK, DEPTH, PRECISION,
-                        )  # fmt: skip
-                    dh = add_scaled(dh, 1.0, g, C)
-            g = scaled(dh, residual_scale, C)
-            for reversed_layer in range(BLOCK_CONVS):
-                layer = (residual + 1) * BLOCK_CONVS - 1 - reversed_layer
+        g = dh
+        for reversed_stage in range(L + 2 * P):
+            stage = L + 2 * P - 1 - reversed_stage
+            taps, index, closes = load_stage(stages + 3 * stage)
+            g = select(closes, scaled(dh, residual_scale, C), g, C)
+            e_stage, gradient = e + stage * set_stride, gradients + (1 + stage) * gradient_stride
+            if taps == 5:
                 g = layer_backward(
-                    g, e + layer * set_stride, gradients + (1 + layer) * gradient_stride,
-                    sums + (hidden_rows + layer * (5 * C + 1)) * C, plane, row, start, inside,
-                    hidden_at + layer * (5 * C * EVEN), C, 5, BLOCK, DEPTH, PRECISION,
+                    g, e_stage, gradient, sums + (hidden_rows + index * (5 * C + 1)) * C, plane, row, start, inside,
+                    hidden_at + index * (5 * C * EVEN), C, 5, BLOCK, DEPTH, PRECISION,
                 )  # fmt: skip
-            dh = add_scaled(dh, 1.0, g, C)
+            else:
+                g = layer_backward(
+                    g, e_stage, gradient, sums + (pointwise_rows + index * (C + 1)) * C, plane, row, start, inside,
+                    pointwise_at + index * (C * EVEN), C, 1, BLOCK, DEPTH, PRECISION,
+                )  # fmt: skip
+            opens = tl.load(stages + 3 * stage - 1, mask=stage > 0, other=1) != 0  # what stands before it closes
+            dh = select(opens, add_scaled(dh, 1.0, g, C), dh, C)
         store_planes(dh_planes + at, plane, dh, inside, C)
         correlate(
             sums, inputs + front + start, dh_planes + start, plane, row, 1, C, 4, C, BLOCK, DEPTH, PRECISION
@@ -177,13 +171,11 @@ def pixelcnn_backward_kernel(
 
 
 def variants(architecture: int) -> list[Variant]:
-    """What a launch can ask for with the preset "paper", and in reading R1."""
+    """What a launch can ask for with the preset "paper"."""
     launch = choose("pixelcnn_backward", 12, architecture)
-    options = {"BLOCK": launch.block, "DEPTH": DEPTH, "PRECISION": PRECISION}
+    options = PAPER | {"BLOCK": launch.block, "DEPTH": DEPTH, "PRECISION": PRECISION}
+    kernel, types = pixelcnn_backward_kernel, {"stages": "*i64"}
     return [
-        Variant(
-            f"{name} {kind} backward", pixelcnn_backward_kernel, wiring | options | {"RESULT": kind}, launch.num_warps
-        )
+        Variant(f"pixelcnn {kind} backward", kernel, options | {"RESULT": kind}, launch.num_warps, types)
         for kind in ("logits", "log_prob")
-        for name, wiring in WIRINGS.items()
     ]

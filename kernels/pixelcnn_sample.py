@@ -35,6 +35,7 @@ import triton
 import triton.language as tl
 
 from vlae_fast.kernels.ahead_of_time import Variant
+from vlae_fast.kernels.pixelcnn import load_stage
 
 
 class Tile(NamedTuple):
@@ -72,9 +73,6 @@ TILES = (
 MOST_PROGRAMS = 2048
 """More than a GPU runs at once; bounds the memory that they need."""
 
-CONV, POINTWISE = tl.constexpr(0), tl.constexpr(2)
-"""What a stage is: one of these, + 1 where it closes its residual block."""
-
 
 @triton.jit
 def _elu(x):
@@ -96,25 +94,12 @@ def _accumulate(acc, source, weight, C: tl.constexpr, LANES: tl.constexpr, STRID
     return acc
 
 
-@triton.jit(do_not_specialize=["L"])
-def list_stages_kernel(stages, L, BLOCK_CONVS: tl.constexpr, AFTER: tl.constexpr):
-    """Writes the convolutions in the order in which a pixel runs through them, as `pixelcnn_sample_kernel` wants them.
-
-    One program. On the device, for a copy from the host could not be captured in a CUDA graph.
-    """
-    to = stages
-    for layer in range(L):
-        closes = (layer + 1) % BLOCK_CONVS == 0
-        tl.store(to, tl.where(closes, CONV + 1, CONV))
-        tl.store(to + 1, layer)
-        to += 2
-        for p in tl.static_range(len(AFTER)):
-            if closes & (layer // BLOCK_CONVS == AFTER[p]):
-                tl.store(to, POINTWISE)
-                tl.store(to + 1, 2 * p)
-                tl.store(to + 2, POINTWISE + 1)
-                tl.store(to + 3, 2 * p + 1)
-                to += 4
+@triton.jit
+def scratch_floats(
+    ring_rows, window, C: tl.constexpr, LANES: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr
+):  # fmt: skip
+    """Scratch memory of a program; the launcher asks the same function (`.fn`)."""
+    return (ring_rows + (window + 4) * C) * LANES + BLOCK_C * PIXELS
 
 
 @triton.jit(
@@ -141,8 +126,8 @@ def pixelcnn_sample_kernel(
     uniforms_ptr,  # [N, H, W]
     given_ptr,  # [N, H, W] int8, or None
     x_ptr,  # [N, H, W], written
-    scratch_ptr,  # [programs, scratch_floats(...)]
-    stages_ptr,  # [n_stages, 2] int32: what (CONV, ...), and the layer or 2 * block + (first, second)
+    scratch_ptr,  # [programs, floats]
+    stages_ptr,  # [n_stages + 1, 3] int64: rows of PixelCNNSpec.stages, and an end
     weight_ptr,  # [9 image + 9 K context + 9 S C hidden + 2 P C pointwise rows: taps, then channels in; STRIDE]
     input_bias_ptr,  # [C]
     hidden_gain_ptr,  # [L, C]
@@ -182,10 +167,9 @@ def pixelcnn_sample_kernel(
     lag = tl.where(r == 0, depth - 4, 0)
     slot = (L * C + 1) * LANES  # floats of a step: the inputs of the L layers, then the image
     image = L * C * LANES
-    own = (ring_rows + (window + 4) * C) * LANES + BLOCK_C * PIXELS
-    local = (
-        scratch_ptr + tl.program_id(0).to(tl.int64) * own
-    )  # inputs of the stages that no neighbour needs, two by turns
+    floats = scratch_floats(ring_rows, window, C, LANES, PIXELS, BLOCK_C)
+    local = scratch_ptr + tl.program_id(0).to(tl.int64) * floats
+    # `local`: inputs of the stages that no neighbour needs, two by turns
     h_old, h_new = local + 2 * C * LANES, local + 3 * C * LANES  # by turns
     zeros = local + 4 * C * LANES  # [BLOCK_C, PIXELS]: a load decides how the threads share a tile
     ring = zeros + BLOCK_C * PIXELS
@@ -252,16 +236,17 @@ def pixelcnn_sample_kernel(
             tl.debug_barrier()
 
             for stage in range(n_stages):
-                what, index = tl.load(stages_ptr + 2 * stage), tl.load(stages_ptr + 2 * stage + 1)
-                following = tl.load(stages_ptr + 2 * stage + 2, mask=stage + 1 < n_stages, other=POINTWISE)
-                if following < POINTWISE:  # its index is that of the next layer
-                    target = now + tl.load(stages_ptr + 2 * stage + 3) * C * LANES
+                at = 3 * stage
+                taps, index, closes = load_stage(stages_ptr + at)
+                following = tl.load(stages_ptr + at + 3)
+                if following == 5:  # its index is that of the next layer
+                    target = now + tl.load(stages_ptr + at + 4).to(tl.int32) * C * LANES
                 else:
                     target = local + stage % 2 * C * LANES
                 for c0 in range(0, C, BLOCK_C):
                     c = c0 + block_c
                     acc = tl.load(lane_zeros)
-                    if what < POINTWISE:
+                    if taps == 5:
                         weight = hidden_weight + index * weight_step * STRIDE + c
                         skip = index * C * LANES
                         acc = _accumulate(acc, (up_left + skip)[:, None], weight, C, LANES, STRIDE)
@@ -278,11 +263,11 @@ def pixelcnn_sample_kernel(
                     acc = _accumulate(acc, (source + lanes)[:, None], weight, C, LANES, STRIDE)
                     acc = acc * gain + bias
                     offset = c * LANES + lanes[:, None]
-                    if what % 2 == 1:
+                    if closes:
                         acc = tl.load(h_old + offset, mask=c < C) + residual_scale * acc
                         tl.store(h_new + offset, acc, mask=c < C)
                     tl.store(target + offset, tl.where(alive[:, None], _elu(acc), 0), mask=c < C)
-                if what % 2 == 1:
+                if closes:
                     h_old, h_new = h_new, h_old
                 source = target
                 tl.debug_barrier()
@@ -303,13 +288,12 @@ def pixelcnn_sample_kernel(
 
 def variants(architecture: int) -> list[Variant]:
     """What a launch can ask for with 28x28 pixels, 12 channels, 4 of context: every tile, without and with `given`."""
-    wiring = {"BLOCK_CONVS": 2, "AFTER": (0, 1, 2, 3)}
-    found = [Variant("pixelcnn_sample stages", list_stages_kernel, wiring, 1, {"stages": "*i32"})]
+    found = []
     for tile in TILES:
         constants, options = tile.launch(12, 4, tile.rows(28, 28))
         warps, most = options["num_warps"], {"maxnreg": options["maxnreg"]}
         for name, given, types in (("", {"given_ptr": None}, {}), (" given", {}, {"given_ptr": "*i8"})):
             name = f"pixelcnn_sample {tile.images} x {tile.most_rows}{name}"
-            types = types | {"stages_ptr": "*i32"}
+            types = types | {"stages_ptr": "*i64"}
             found.append(Variant(name, pixelcnn_sample_kernel, constants | given, warps, types, most))
     return found

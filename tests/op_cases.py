@@ -6,6 +6,7 @@ import torch
 from conftest import made_params, pixelcnn_params
 
 from vlae_fast import PixelCNNSpec
+from vlae_fast.ops.pixelcnn.wiring import wiring as wiring_of
 
 
 def conv_arguments(N=2, C=3, K=4, H=5, W=6):
@@ -64,11 +65,6 @@ def stack_tensors(N, H, W, sizes, spec):
     x = (torch.rand(N, 1, H, W) < 0.4).float()
     context = torch.randn(N, params.context_weight.shape[1], H, W)
     return (x, context, list(params)), wiring_of(spec, params)
-
-
-def wiring_of(spec, params):
-    after = spec.pointwise_positions(len(params[6]), len(params[4]))
-    return spec.residual_scale, spec.block_convs, list(after), spec.visible_stride
 
 
 def flow_tensors(N, params, with_context):

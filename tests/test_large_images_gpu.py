@@ -20,6 +20,7 @@ from vlae_fast.config import PixelCNNSpec
 from vlae_fast.kernels import masked_conv, pixelcnn, pixelcnn_backward, pixelcnn_sample, planes
 from vlae_fast.ops.masked_conv import gpu as masked_conv_gpu
 from vlae_fast.ops.pixelcnn import gpu as pixelcnn_gpu
+from vlae_fast.ops.pixelcnn.wiring import wiring as wiring_of
 
 pytestmark = needs_interpreter
 LONG = 64
@@ -98,14 +99,14 @@ def meta(*shape, dtype=torch.float32):
 
 def stack(N, H, W, C, K, spec, **sizes):
     params = [p.to("meta") for p in pixelcnn_params(C=C, K=K, **sizes)]
-    after = spec.pointwise_positions(len(params[6]), len(params[4]))
-    wiring = (spec.residual_scale, spec.block_convs, list(after), spec.visible_stride)
+    wiring = wiring_of(spec, params)
     return meta(N, 1, H, W), meta(N, K, H, W), params, wiring
 
 
 def test_paper_at_3000_pixels_a_side_is_larger_than_int32():
+    x, _, _, wiring = stack(1, 3000, 3000, 12, 4, PixelCNNSpec(1.0, 2), L=12, P=4, S=12)
     sizes = {"N": 1, "H": 3000, "W": 3000, "C": 12, "K": 4, "L": 12, "P": 4, "S": 12}
-    call = pixelcnn_gpu._PixelCNN("pixelcnn_forward", meta(1, 1, 3000, 3000), sizes, 1.0, 2, [0, 1, 2, 3], 1)
+    call = pixelcnn_gpu._PixelCNN("pixelcnn_forward", x, sizes, *wiring)
     assert call.scratch.numel() > 2**31
 
 

@@ -133,6 +133,21 @@ class PixelCNNSpec:
             )
         return after
 
+    def stages(self, layers: int, pointwise_blocks: int) -> tuple[tuple[int, int, int], ...]:
+        """The convolutions behind the first, in the order in which a pixel runs through them, as a table of numbers.
+
+        A row is (taps, index, closes): taps 5 for the mask-B layer `index`; 1 for a 1x1 convolution, the first or
+        second of block `index // 2`. Where `closes` is 1 a residual block ends, and the next row begins another one.
+        Raises ValueError where the wiring does not fit L mask-B layers and P 1x1 blocks.
+        """
+        after = self.pointwise_positions(pointwise_blocks, layers)
+        rows: list[tuple[int, int, int]] = []
+        for block in range(layers // self.block_convs):
+            last = (block + 1) * self.block_convs - 1
+            rows += [(5, layer, int(layer == last)) for layer in range(block * self.block_convs, last + 1)]
+            rows += [(1, 2 * p + i, i) for p, position in enumerate(after) if position == block for i in range(2)]
+        return tuple(rows)
+
 
 @dataclass(frozen=True)
 class VLAEConfig:
@@ -190,7 +205,7 @@ class VLAEConfig:
         self._check_tensors()
         if self.conditioning != "latent":
             _choice("decoder", self.decoder, ("pixelcnn",))  # nothing else is left where there is no latent code
-        self.wiring.pointwise_positions(self.pointwise_blocks, self.pixelcnn_layers)
+        self.wiring.stages(self.pixelcnn_layers, self.pointwise_blocks)
 
     def _check_tensors(self) -> None:
         """Each field is within its bounds: so are their products?"""

@@ -4,7 +4,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
 #include <bit>
 
@@ -40,27 +39,19 @@ struct Argument<const MADEFlowParams&> : Pointers<MADEFlowParams> {};
 template <>
 struct Argument<const MADEFlowGrads&> : Pointers<MADEFlowGrads> {};
 
-// A struct of these fields, in order; a pointer among them points into a list.
+// A struct of these fields, in order.
 template <class T, class... Fields>
 struct Sizes {
-  using Sent = std::tuple<Fields...>;
+  using Sent = std::tuple<typename Argument<Fields>::Sent...>;
   static T read(const Sent& sent) {
-    return std::apply([](const Fields&... fields) { return T{field(fields)...}; }, sent);
+    return std::apply([](auto... fields) { return T{Argument<Fields>::read(fields)...}; }, sent);
   }
-
- private:
-  template <class Field>
-  static Field field(const Field& f) {
-    return f;
-  }
-  static const Index* field(const std::vector<Index>& list) { return list.data(); }
 };
 template <>
 struct Argument<const Conv3x3&> : Sizes<Conv3x3, Index, Index, Index, Index, Index, Index, bool, float> {};
 template <>
 struct Argument<const PixelCNN&>
-    : Sizes<PixelCNN, Index, Index, Index, Index, Index, Index, Index, Index, float, Index, Index, std::vector<Index>> {
-};
+    : Sizes<PixelCNN, Index, Index, Index, Index, Index, Index, Index, Index, const Wire*, float, Index> {};
 template <>
 struct Argument<const MADEFlow&> : Sizes<MADEFlow, Index, Index, Index, Index, bool> {};
 

@@ -1,4 +1,6 @@
 // Every function of vlae.h under its own name.
+#include <nanobind/stl/vector.h>
+
 #include "bindings/arguments.h"
 
 namespace nb = nanobind;

@@ -18,7 +18,7 @@ struct PackedPixelCNN {
   PackedPixelCNN(const PixelCNN& net, const PixelCNNParams& params, Index B)
       : C((net.C + B - 1) / B * B),
         channels(1 + net.L * C),
-        layers(net.L + 2 * net.P),
+        layers(net.stages()),
         layer(layers),
         output_weight(params.output_weight),
         output_bias(params.output_bias[0]),
@@ -34,18 +34,12 @@ struct PackedPixelCNN {
     input_gain = vector([](Index) { return 1.0f; });
     input_bias = vector([&](Index c) { return params.input_bias[c]; });
 
-    Index l = 0;
-    PackedLayer* next = layer;
-    for (Index residual = 0; residual < net.L / net.block_convs; ++residual) {
-      for (Index i = 0; i < net.block_convs; ++i, ++l)
-        *next++ =
-            pack(i + 1 == net.block_convs, 1 + l * C, params.hidden_weight + (net.S == 1 ? 0 : l) * net.C * net.C * 9,
-                 5, 9, params.hidden_gain + l * net.C, params.hidden_bias + l * net.C);
-      for (Index p = 0; p < net.P; ++p)
-        if (net.pointwise_after[p] == residual)
-          for (Index i = 0; i < 2; ++i)
-            *next++ = pack(i == 1, -1, params.pointwise_weight + (2 * p + i) * net.C * net.C, 1, 1, nullptr,
-                           params.pointwise_bias + (2 * p + i) * net.C);
+    for (Index k = 0; k < layers; ++k) {
+      const auto [taps, i, closes] = net.wiring[k];
+      layer[k] = taps == 5 ? pack(closes, 1 + i * C, params.hidden_weight + (net.S == 1 ? 0 : i) * net.C * net.C * 9, 5,
+                                  9, params.hidden_gain + i * net.C, params.hidden_bias + i * net.C)
+                           : pack(closes, -1, params.pointwise_weight + i * net.C * net.C, 1, 1, nullptr,
+                                  params.pointwise_bias + i * net.C);
     }
   }
 

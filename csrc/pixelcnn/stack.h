@@ -35,26 +35,27 @@ struct Stage {
 // Calls visit(stage) for every stage in order.
 template <class Visit>
 void for_each_stage(const PixelCNN& s, const PixelCNNParams& p, Visit visit) {
-  const Index C = s.C, block_convs = s.block_convs;
-  for (Index layer = 0; layer < s.L; ++layer) {
-    const bool closes = (layer + 1) % block_convs == 0;
-    visit(Stage{.taps = 5,
-                .weight_stride = 9,
-                .weight = p.hidden_weight + (s.S == 1 ? 0 : layer) * C * C * 9,
-                .gain = p.hidden_gain + layer * C,
-                .bias = p.hidden_bias + layer * C,
-                .opens = layer % block_convs == 0,
-                .closes = closes});
-    for (Index k = 0; k < s.P; ++k)
-      if (closes && s.pointwise_after[k] == layer / block_convs)
-        for (Index i = 2 * k; i < 2 * k + 2; ++i)
-          visit(Stage{.taps = 1,
-                      .weight_stride = 1,
-                      .weight = p.pointwise_weight + i * C * C,
-                      .gain = nullptr,
-                      .bias = p.pointwise_bias + i * C,
-                      .opens = i == 2 * k,
-                      .closes = i != 2 * k});
+  const Index C = s.C;
+  bool opens = true;
+  for (Index k = 0; k < s.stages(); ++k) {
+    const auto [taps, i, closes] = s.wiring[k];
+    if (taps == 5)
+      visit(Stage{.taps = 5,
+                  .weight_stride = 9,
+                  .weight = p.hidden_weight + (s.S == 1 ? 0 : i) * C * C * 9,
+                  .gain = p.hidden_gain + i * C,
+                  .bias = p.hidden_bias + i * C,
+                  .opens = opens,
+                  .closes = closes != 0});
+    else
+      visit(Stage{.taps = 1,
+                  .weight_stride = 1,
+                  .weight = p.pointwise_weight + i * C * C,
+                  .gain = nullptr,
+                  .bias = p.pointwise_bias + i * C,
+                  .opens = opens,
+                  .closes = closes != 0});
+    opens = closes != 0;
   }
 }
 
@@ -85,7 +86,7 @@ class Stack {
   const PixelCNN& shape;
   const PixelCNNParams& params;
   const Layout& layout;
-  const Index stages;  // L + 2 P
+  const Index stages;
   const Index plane;   // distance between the planes of activations
   const Index set;     // and between those of two stages
   const Index inputs;  // of the input convolution: 4 taps of the image, 9 of each context channel
@@ -94,7 +95,7 @@ class Stack {
       : shape(s),
         params(p),
         layout(layout),
-        stages(s.L + 2 * s.P),
+        stages(s.stages()),
         plane(plane),
         set(padded(s.C) * plane),
         inputs(4 + 9 * s.K),

@@ -11,6 +11,7 @@ from vlae_fast.ops import values
 from vlae_fast.ops.arguments import Arguments
 from vlae_fast.ops.operator import no_gradient, register
 from vlae_fast.ops.pixelcnn import cpu, reference
+from vlae_fast.ops.pixelcnn.wiring import wiring
 from vlae_fast.params import PixelCNNParams
 
 __all__ = ["pixelcnn_log_prob", "pixelcnn_logits", "pixelcnn_sample"]
@@ -106,8 +107,8 @@ def pixelcnn_sample(
         x = reference.pixelcnn_sample(context, params, uniforms, spec, temperature=temperature, given=given)
         values.drawn(x)
         return x
-    context, tensors, *wiring = _operands(uniforms[:, None], context, params, spec)
-    x = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wiring, temperature, given)
+    context, tensors, *wires = _operands(uniforms[:, None], context, params, spec)
+    x = torch.ops.vlae_fast.pixelcnn_sample(context, tensors, uniforms, *wires, temperature, given)
     return x
 
 
@@ -118,7 +119,7 @@ def _check(
     if not isinstance(spec, PixelCNNSpec):
         raise TypeError(f"spec: PixelCNNSpec wanted, got {type(spec).__name__}")
     params, sizes = arguments.params(params), arguments.sizes
-    spec.pointwise_positions(sizes["P"], sizes["L"])
+    spec.stages(sizes["L"], sizes["P"])
     if context is not None:
         return arguments.tensor("context", context), params
     if sizes["K"]:
@@ -128,12 +129,11 @@ def _check(
 
 def _operands(
     images: Tensor, context: Tensor | None, params: PixelCNNParams, spec: PixelCNNSpec
-) -> tuple[Tensor, list[Tensor], float, int, list[int], int]:
+) -> tuple[Tensor, list[Tensor], list[int], float, int]:
     """What all operators take: context (K = 0 without), parameters and wiring."""
     if context is None:
         context = images.new_empty(images.shape[0], 0, *images.shape[2:])
-    after = spec.pointwise_positions(len(params.pointwise_weight), len(params.hidden_gain))
-    return context, list(params), spec.residual_scale, spec.block_convs, list(after), spec.visible_stride
+    return context, list(params), *wiring(spec, params)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -146,8 +146,8 @@ def _backward_of(op: str) -> Any:
         x, context, *params = ctx.saved_tensors
         run = getattr(torch.ops.vlae_fast, f"{op}_backward")
         dx, dcontext, *dparams = run(upstream.contiguous(), x, context, params, *ctx.wiring)
-        after = ctx.wiring[2]  # torch takes None for a list of ints, but for an empty one an empty list
-        return dx, dcontext, dparams, None, None, None if after else [], None
+        table = ctx.wiring[0]  # torch takes None for a list of ints, but for an empty one an empty list
+        return dx, dcontext, dparams, None if table else [], None, None
 
     return backward
 
@@ -168,7 +168,7 @@ def _logits_fake(x: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-_WIRING = "float residual_scale, int block_convs, int[] pointwise_after, int visible_stride"
+_WIRING = "int[] stages, float residual_scale, int visible_stride"
 _STACK = f"Tensor x, Tensor context, Tensor[] params, {_WIRING}"
 for _op, _cpu, _cpu_backward, _fake in (
     ("pixelcnn_logits", cpu.pixelcnn_logits, cpu.pixelcnn_logits_backward, _logits_fake),

@@ -8,7 +8,7 @@ from torch import Tensor
 from vlae_fast import _native
 from vlae_fast.ops import values
 from vlae_fast.ops.arguments import addresses, operands
-from vlae_fast.ops.pixelcnn.wiring import check_wiring
+from vlae_fast.ops.pixelcnn.wiring import stage_table
 
 __all__ = [
     "pixelcnn_log_prob",
@@ -27,13 +27,13 @@ Call = tuple[tuple[Any, ...], list[int]]
 def _pixelcnn(params: Params, wiring: tuple[Any, ...], **images: Tensor | None) -> Call:
     """PixelCNN of csrc/vlae.h, and addresses of the parameters: the leading arguments of the native functions."""
     sizes = operands("pixelcnn", _CPU, params, **images)
-    check_wiring(sizes, wiring)
-    scale, block_convs, after, stride = wiring
-    return (*(sizes[a] for a in "NHWCKLPS"), scale, block_convs, stride, after), addresses(*params)
+    stages, scale, stride = wiring
+    table = stage_table(stages, stride, sizes, _CPU)
+    return (*(sizes[a] for a in "NHWCKLPS"), table.data_ptr(), scale, stride), addresses(*params)
 
 
-# `wiring` is residual_scale, block_convs, pointwise_after and visible_stride of PixelCNNSpec; context is [N, 0, H, W]
-# where there is none.
+# `wiring` is the rows of PixelCNNSpec.stages, residual_scale and visible_stride; context is [N, 0, H, W] where there is
+# none.
 
 
 def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
@@ -89,16 +89,14 @@ def pixelcnn_sample(
     context: Tensor,
     params: Params,
     uniforms: Tensor,
+    stages: list[int],
     residual_scale: float,
-    block_convs: int,
-    pointwise_after: list[int],
     visible_stride: int,
     temperature: float,
     given: Tensor | None,
 ) -> Tensor:
     """See `vlae_fast.reference.pixelcnn_sample`."""
-    wiring = residual_scale, block_convs, pointwise_after, visible_stride
-    call = _pixelcnn(params, wiring, context=context, uniforms=uniforms, given=given)
+    call = _pixelcnn(params, (stages, residual_scale, visible_stride), context=context, uniforms=uniforms, given=given)
     values.finite(context=context)
     values.uniform("uniforms", uniforms)
     if given is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vlae_fast.kernels.table import DEPTH, PRECISION
 from vlae_fast.ops.arguments import operands
 from vlae_fast.ops.launch import cdiv, check_counts, config_of, kernels_of, resident_programs
-from vlae_fast.ops.pixelcnn.wiring import check_wiring
+from vlae_fast.ops.pixelcnn.wiring import stage_table
 
 __all__ = [
     "pixelcnn_log_prob",
@@ -18,54 +18,44 @@ __all__ = [
     "pixelcnn_sample",
 ]
 
-Sizes = dict[str, int]
 Params = list[Tensor]
 """The fields of PixelCNNParams, in order."""
 
+Sizes = dict[str, int]
+"""By their letters."""
 MOST_SCRATCH = 1 << 28
 """Floats of scratch memory in all (1 GiB), where one program does not need more."""
 
 
 class _PixelCNN:
-    """Wiring and scratch memory of one call; kernels/pixelcnn.py says how the memory is laid out."""
+    """Wiring, programs and scratch memory of one call."""
 
     def __init__(
-        self, kernel: str, x: Tensor, sizes: Sizes, scale: float, block_convs: int, after: list[int],
-        stride: int,
-    ) -> None:  # fmt: skip
+        self, kernel: str, x: Tensor, sizes: Sizes, stages: list[int], residual_scale: float, visible_stride: int
+    ) -> None:
         N, H, W, C, K, L, P, S = (sizes[a] for a in "NHWCKLPS")
-        backward = kernel == "pixelcnn_backward"
         config = config_of(kernel, C, x)
-        area = (H + 1) * (W + 1)
-        group = max(1, config.block // area)
-        blocks = cdiv(group * area, config.block)
-        plane = cdiv(2 * (W + 2) + blocks * config.block, 4) * 4
-        sets = L + 2 * P + 1
-        # What a block needs of another one must be kept: each layer's activations, and for gradients all of them.
-        set_stride = C * plane if blocks > 1 or backward else 0
-        gradient_stride = C * plane if blocks > 1 else 0
-        even = C + C % 2
-        program = (2 + K + C) * plane + (sets - 1) * set_stride
-        weights = (4 + 9 * K + 5 * S * C + 2 * P * C) * even
-        if backward:
-            program += 2 * C * plane + (sets - 1) * gradient_stride
-            weights = max(weights, (5 * L + 2 * P) * C * even + C * (8 + 9 * (K + K % 2)))
-        program = cdiv(program + weights, 32) * 32
-        self.rows = 5 + 9 * K + 1 + L * (5 * C + 1) + 2 * P * (C + 1) + C + 1
-        self.programs = min(resident_programs(x, config), cdiv(N, group), max(1, MOST_SCRATCH // program))
-        self.batch = self.programs * group
-        check_counts(images=N + self.batch, positions=(2 + K + 2 * C) * plane, weights=max(weights, self.rows * C))
-        self.scratch = x.new_empty(self.programs * program)
-        self.gradient_stride = gradient_stride
-        self.sizes = (N, H, W, group, L, S, blocks, plane, set_stride, stride, program)
+        layout = kernels_of("pixelcnn", x).layout(config.block, kernel == "pixelcnn_backward", H, W, C, K, L, P, S)
+        self.rows = layout.rows
+        self.programs = min(resident_programs(x, config), cdiv(N, layout.group), max(1, MOST_SCRATCH // layout.floats))
+        self.batch = self.programs * layout.group
+        check_counts(
+            images=N + self.batch, positions=(2 + K + 2 * C) * layout.plane, weights=max(layout.weights, self.rows * C)
+        )
+        self.stages = stage_table(stages, visible_stride, sizes, x.device)
+        self.scratch = x.new_empty(self.programs * layout.floats)
+        self.gradient_stride = layout.gradient_stride
+        self.sizes = (
+            N, H, W, layout.group, L, P, S, layout.blocks, layout.plane, layout.set_stride, visible_stride,
+            layout.floats,
+        )  # fmt: skip
         self.options = {
-            "residual_scale": scale, "C": C, "K": K, "BLOCK_CONVS": block_convs, "AFTER": tuple(after),
-            "BLOCK": config.block, "num_warps": config.num_warps,
+            "residual_scale": residual_scale, "C": C, "K": K, "BLOCK": config.block, "num_warps": config.num_warps,
         }  # fmt: skip
 
 
-# `wiring` is residual_scale, block_convs, pointwise_after and visible_stride of PixelCNNSpec; context is [N, 0, H, W]
-# where there is none.
+# `wiring` is the rows of PixelCNNSpec.stages, residual_scale and visible_stride; context is [N, 0, H, W] where there is
+# none.
 
 
 def pixelcnn_logits(x: Tensor, context: Tensor, params: Params, *wiring: Any) -> Tensor:
@@ -80,14 +70,13 @@ def pixelcnn_log_prob(x: Tensor, context: Tensor, params: Params, *wiring: Any) 
 
 def _pixelcnn(kind: str, x: Tensor, context: Tensor, params: Params, wiring: Any) -> Tensor:
     sizes = operands("pixelcnn", None, params, x=x, context=context)
-    check_wiring(sizes, wiring)
     kernels = kernels_of("pixelcnn", x)
     result = torch.empty_like(x) if kind == "logits" else x.new_empty(len(x))
     if x.numel():
         call = _PixelCNN("pixelcnn_forward", x, sizes, *wiring)
         with torch.cuda.device_of(x):
             kernels.pixelcnn_forward_kernel[(call.programs,)](
-                x, context, *params, result, call.scratch, 0, *call.sizes, **call.options, RESULT=kind
+                x, context, *params, call.stages, result, call.scratch, 0, *call.sizes, **call.options, RESULT=kind
             )
     return result
 
@@ -108,7 +97,6 @@ def _pixelcnn_backward(
     kind: str, upstream: Tensor, x: Tensor, context: Tensor, params: Params, wiring: Any
 ) -> list[Tensor]:
     sizes = operands("pixelcnn", None, params, x=x, context=context, **{f"d{kind}": upstream})
-    check_wiring(sizes, wiring)
     forward, backward = kernels_of("pixelcnn", x), kernels_of("pixelcnn_backward", x)
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, context, *params)]
@@ -120,11 +108,11 @@ def _pixelcnn_backward(
     with torch.cuda.device_of(x):
         for begin in range(0, len(x), call.batch):
             forward.pixelcnn_forward_kernel[(call.programs,)](
-                x, context, *params, x, call.scratch, begin, *call.sizes, **call.options, RESULT="keep"
+                x, context, *params, call.stages, x, call.scratch, begin, *call.sizes, **call.options, RESULT="keep"
             )
             backward.pixelcnn_backward_kernel[(call.programs,)](
-                x, *used, upstream, dx, dcontext, sums, call.scratch, begin, *call.sizes, call.gradient_stride,
-                **call.options, RESULT=kind, DEPTH=DEPTH, PRECISION=PRECISION,
+                x, *used, call.stages, upstream, dx, dcontext, sums, call.scratch, begin, *call.sizes,
+                call.gradient_stride, **call.options, RESULT=kind, DEPTH=DEPTH, PRECISION=PRECISION,
             )  # fmt: skip
     return [dx, dcontext, *_pixelcnn_dparams(sums.sum(0), params)]
 
@@ -158,16 +146,15 @@ def pixelcnn_sample(
     context: Tensor,
     params: list[Tensor],
     uniforms: Tensor,
+    stages: list[int],
     residual_scale: float,
-    block_convs: int,
-    pointwise_after: list[int],
     visible_stride: int,
     temperature: float,
     given: Tensor | None,
 ) -> Tensor:
     """See `vlae_fast.reference.pixelcnn_sample`."""
     sizes = operands("pixelcnn", None, params, context=context, uniforms=uniforms, given=given)
-    check_wiring(sizes, (residual_scale, block_convs, pointwise_after, visible_stride))
+    table = stage_table(stages, visible_stride, sizes, uniforms.device)
     N, H, W, C, K, L, P, S = (sizes[a] for a in "NHWCKLPS")
     kernels = kernels_of("pixelcnn_sample", uniforms)
     x = uniforms.new_empty(N, 1, H, W)
@@ -181,14 +168,14 @@ def pixelcnn_sample(
     depth, window = T - 2 * R + 4, 2 * R + W
     steps = (H - 1) // R * T + (H - 1) % R * 2 + W
     ring_rows = depth * (L * C + 1)
-    floats = (ring_rows + (window + 4) * C) * constants["LANES"] + constants["BLOCK_C"] * constants["PIXELS"]
+    sizes_of_tile = (constants[name] for name in ("LANES", "PIXELS", "BLOCK_C"))
+    floats = kernels.scratch_floats.fn(ring_rows, window, C, *sizes_of_tile)
     check_counts(
         images=2 * N,
         positions=max(2 * R * W * tile.images, 2 * (steps + T), K * H * W),
         scratch=floats,
     )
     programs = min(cdiv(N, tile.images), kernels.MOST_PROGRAMS)
-    stages = torch.empty(L + 2 * P, 2, dtype=torch.int32, device=uniforms.device)
     rows = (9, 9 * K, 9 * S * C, 2 * P * C)
     packed = uniforms.new_empty(sum(rows), cdiv(C, constants["BLOCK_C"]) * constants["BLOCK_C"])
     for part, weight in zip(
@@ -204,11 +191,10 @@ def pixelcnn_sample(
         part.view(*weight.shape[:-1], packed.shape[1])[..., :C] = weight
     check_counts(weights=packed.numel())
     with torch.cuda.device_of(uniforms):
-        kernels.list_stages_kernel[(1,)](stages, L, BLOCK_CONVS=block_convs, AFTER=tuple(pointwise_after), num_warps=1)
         kernels.pixelcnn_sample_kernel[(programs,)](
-            context, uniforms, given, x, uniforms.new_empty(programs, floats), stages, packed,
+            context, uniforms, given, x, uniforms.new_empty(programs, floats), table, packed,
             input_bias, gain, bias, *rest, residual_scale, temperature,
-            N, H, W, L, len(stages), 0 if S == 1 else 9 * C, sum(rows[:3]), visible_stride,
+            N, H, W, L, L + 2 * P, 0 if S == 1 else 9 * C, sum(rows[:3]), visible_stride,
             R, T, depth, window, steps, ring_rows, programs,
             **constants, **options,
         )  # fmt: skip

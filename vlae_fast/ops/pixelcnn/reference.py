@@ -31,20 +31,18 @@ def pixelcnn_logits(
         h = h + conv(context, p.context_weight)
     h = visit("input", 0, h) + column(p.input_bias)
     causal = masks.masked(p.hidden_weight, masks.causal3x3("B", like=x))
-    layers, tied = len(p.hidden_gain), len(p.hidden_weight) == 1
-    after = spec.pointwise_positions(len(p.pointwise_weight), layers)
-    for block in range(layers // spec.block_convs):
-        f = h
-        for layer in range(block * spec.block_convs, (block + 1) * spec.block_convs):
-            f = visit("hidden", layer, conv(F.elu(f), causal[0 if tied else layer]))
-            f = column(p.hidden_gain[layer]) * f + column(p.hidden_bias[layer])
-        h = h + scale * f
-        for k in (k for k, position in enumerate(after) if position == block):
-            f = h
-            for i in range(2):
-                f = visit("pointwise", 2 * k + i, conv(F.elu(f), p.pointwise_weight[k, i][:, :, None, None]))
-                f = f + column(p.pointwise_bias[k, i])
-            h = h + scale * f
+    tied = len(p.hidden_weight) == 1
+    f = h
+    for taps, index, closes in spec.stages(len(p.hidden_gain), len(p.pointwise_weight)):
+        if taps == 5:
+            f = visit("hidden", index, conv(F.elu(f), causal[0 if tied else index]))
+            f = column(p.hidden_gain[index]) * f + column(p.hidden_bias[index])
+        else:
+            block, i = divmod(index, 2)
+            f = visit("pointwise", index, conv(F.elu(f), p.pointwise_weight[block, i][:, :, None, None]))
+            f = f + column(p.pointwise_bias[block, i])
+        if closes:
+            f = h = h + scale * f
     return visit("output", 0, conv(F.elu(h), p.output_weight[None, :, None, None])) + p.output_bias
 
 

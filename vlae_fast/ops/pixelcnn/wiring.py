@@ -1,16 +1,39 @@
-"""The wiring as the bodies take it, checked."""
+"""The wiring as the bodies take it: the rows of `PixelCNNSpec.stages` in the memory of a device."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
-__all__ = ["check_wiring"]
+import torch
+from torch import Tensor
+
+from vlae_fast.config import PixelCNNSpec
+from vlae_fast.params import PixelCNNParams
+
+__all__ = ["stage_table", "wiring"]
 
 
-def check_wiring(sizes: Mapping[str, int], wiring: tuple[float, int, Sequence[int], int]) -> None:
-    """Raises ValueError where residual_scale, block_convs, pointwise_after, visible_stride do not fit the sizes."""
-    _, block_convs, after, stride = wiring
-    L, P = sizes["L"], sizes["P"]
-    blocks = L // block_convs if block_convs > 0 else 0
-    if len(after) != P or stride < 1 or blocks * block_convs != L:
-        raise ValueError(f"spec: does not fit L = {L}, P = {P}")
-    if any(not 0 <= position < blocks for position in after):
-        raise ValueError(f"spec: pointwise_after {list(after)} wanted in 0..{blocks - 1}")
+def wiring(spec: PixelCNNSpec, params: Sequence[Tensor]) -> tuple[list[int], float, int]:
+    """What the bodies take of a spec, for params (the fields of PixelCNNParams): stages, residual_scale, stride."""
+    named = PixelCNNParams(*params)
+    rows = spec.stages(len(named.hidden_gain), len(named.pointwise_weight))
+    return [number for row in rows for number in row], spec.residual_scale, spec.visible_stride
+
+
+def stage_table(stages: Sequence[int], visible_stride: int, sizes: Mapping[str, int], device: torch.device) -> Tensor:
+    """[L + 2P + 1, 3] int64; the last row, of zeros, is an end.
+
+    Raises ValueError where a kernel that follows the table would leave its memory. Kept for good, so that a CUDA graph
+    may go on reading it; only the first call of a wiring on a GPU waits.
+    """
+    return _table(tuple(stages), visible_stride, sizes["L"], sizes["P"], device)
+
+
+@cache
+def _table(stages: tuple[int, ...], visible_stride: int, L: int, P: int, device: torch.device) -> Tensor:
+    rows = [stages[i : i + 2] for i in range(0, len(stages), 3)]
+    wanted = [*((1, index) for index in range(2 * P)), *((5, layer) for layer in range(L))]
+    if sorted(rows) != wanted or not set(stages[2::3]) <= {0, 1} or stages[-1:] not in ((), (1,)):
+        raise ValueError(f"spec: stages that fit L = {L}, P = {P} wanted, got {list(stages)}")
+    if visible_stride < 1:
+        raise ValueError(f"spec: visible_stride: at least 1 wanted, got {visible_stride}")
+    return torch.tensor([*stages, 0, 0, 0], dtype=torch.int64).view(-1, 3).to(device)
