@@ -31,9 +31,9 @@ using MaskedConv3x3Backward = void(const Conv3x3&, const float* dy, const float*
 
 // A convolution behind the first, in the order in which a pixel runs through them.
 struct Wire {
-  Index taps;    // 5: a mask-B layer; 1: a 1x1 convolution
-  Index index;   // of the layer; of the 1x1 convolution, two a block
-  Index closes;  // whether it is the last of its residual block; the next one then opens another
+  std::int32_t taps;    // 5: a mask-B layer; 1: a 1x1 convolution
+  std::int32_t index;   // of the layer; of the 1x1 convolution, two a block
+  std::int32_t closes;  // whether it is the last of its residual block; the next one then opens another
 };
 // Sizes and wiring of a PixelCNN.
 struct PixelCNN {

@@ -108,7 +108,7 @@ def select(condition, values, others, C: tl.constexpr):
 @triton.jit
 def load_stage(row):
     """(taps, index, closes) of a row of `PixelCNNSpec.stages`."""
-    return tl.load(row).to(tl.int32), tl.load(row + 1).to(tl.int32), tl.load(row + 2) != 0
+    return tl.load(row), tl.load(row + 1), tl.load(row + 2) != 0
 
 
 @triton.jit
@@ -307,6 +307,6 @@ def variants(architecture: int) -> list[Variant]:
     for result in ("logits", "log_prob", "keep"):
         launch = choose("pixelcnn_backward" if result == "keep" else "pixelcnn_forward", 12, architecture)
         constants = PAPER | {"RESULT": result, "BLOCK": launch.block}
-        types = {"stages": "*i64"}
+        types = {"stages": "*i32"}
         found.append(Variant(f"pixelcnn {result}", pixelcnn_forward_kernel, constants, launch.num_warps, types))
     return found

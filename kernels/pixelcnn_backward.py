@@ -174,7 +174,7 @@ def variants(architecture: int) -> list[Variant]:
     """What a launch can ask for with the preset "paper"."""
     launch = choose("pixelcnn_backward", 12, architecture)
     options = PAPER | {"BLOCK": launch.block, "DEPTH": DEPTH, "PRECISION": PRECISION}
-    kernel, types = pixelcnn_backward_kernel, {"stages": "*i64"}
+    kernel, types = pixelcnn_backward_kernel, {"stages": "*i32"}
     return [
         Variant(f"pixelcnn {kind} backward", kernel, options | {"RESULT": kind}, launch.num_warps, types)
         for kind in ("logits", "log_prob")

@@ -127,7 +127,7 @@ def pixelcnn_sample_kernel(
     given_ptr,  # [N, H, W] int8, or None
     x_ptr,  # [N, H, W], written
     scratch_ptr,  # [programs, floats]
-    stages_ptr,  # [n_stages + 1, 3] int64: rows of PixelCNNSpec.stages, and an end
+    stages_ptr,  # [n_stages + 1, 3] int32: rows of PixelCNNSpec.stages, and an end
     weight_ptr,  # [9 image + 9 K context + 9 S C hidden + 2 P C pointwise rows: taps, then channels in; STRIDE]
     input_bias_ptr,  # [C]
     hidden_gain_ptr,  # [L, C]
@@ -240,7 +240,7 @@ def pixelcnn_sample_kernel(
                 taps, index, closes = load_stage(stages_ptr + at)
                 following = tl.load(stages_ptr + at + 3)
                 if following == 5:  # its index is that of the next layer
-                    target = now + tl.load(stages_ptr + at + 4).to(tl.int32) * C * LANES
+                    target = now + tl.load(stages_ptr + at + 4) * C * LANES
                 else:
                     target = local + stage % 2 * C * LANES
                 for c0 in range(0, C, BLOCK_C):
@@ -294,6 +294,6 @@ def variants(architecture: int) -> list[Variant]:
         warps, most = options["num_warps"], {"maxnreg": options["maxnreg"]}
         for name, given, types in (("", {"given_ptr": None}, {}), (" given", {}, {"given_ptr": "*i8"})):
             name = f"pixelcnn_sample {tile.images} x {tile.most_rows}{name}"
-            types = types | {"stages_ptr": "*i64"}
+            types = types | {"stages_ptr": "*i32"}
             found.append(Variant(name, pixelcnn_sample_kernel, constants | given, warps, types, most))
     return found

@@ -20,7 +20,7 @@ def wiring(spec: PixelCNNSpec, params: Sequence[Tensor]) -> tuple[list[int], flo
 
 
 def stage_table(stages: Sequence[int], visible_stride: int, sizes: Mapping[str, int], device: torch.device) -> Tensor:
-    """[L + 2P + 1, 3] int64; the last row, of zeros, is an end.
+    """[L + 2P + 1, 3] int32; the last row, of zeros, is an end.
 
     Raises ValueError where a kernel that follows the table would leave its memory. Kept for good, so that a CUDA graph
     may go on reading it; only the first call of a wiring on a GPU waits.
@@ -36,4 +36,4 @@ def _table(stages: tuple[int, ...], visible_stride: int, L: int, P: int, device:
         raise ValueError(f"spec: stages that fit L = {L}, P = {P} wanted, got {list(stages)}")
     if visible_stride < 1:
         raise ValueError(f"spec: visible_stride: at least 1 wanted, got {visible_stride}")
-    return torch.tensor([*stages, 0, 0, 0], dtype=torch.int64).view(-1, 3).to(device)
+    return torch.tensor([*stages, 0, 0, 0], dtype=torch.int32).view(-1, 3).to(device)
