@@ -42,7 +42,8 @@ struct PixelCNN {
   float residual_scale;
   Index visible_stride;  // pixels whose row or column is no multiple of it are fed to the network as 0
 
-  Index stages() const { return L + 2 * P; }
+  // Never a function of its own: instruction sets would share it.
+  [[gnu::always_inline]] Index stages() const { return L + 2 * P; }
 };
 struct PixelCNNParams {
   const float* image_weight;      // [C,1,3,3] mask A

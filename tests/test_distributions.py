@@ -173,7 +173,7 @@ def test_decode_draws_what_sample_draws(fields):
         (torch.zeros(D), ValueError, r"z: torch.float32 \[N, 3\] cpu wanted"),
         (torch.zeros(2, D, dtype=torch.float64), ValueError, "wanted, got torch.float64"),
         (torch.zeros(2, D, device="meta"), ValueError, "wanted, got torch.float32 .* meta"),
-        (torch.full((2, D), math.nan), ValueError, "z: finite numbers wanted"),
+        (torch.full((2, D), math.nan), ValueError, "z: finite values wanted"),
         ([[0.0] * D], TypeError, "z: a tensor wanted, got list"),
     ],
 )

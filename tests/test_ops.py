@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from conftest import TOLERANCE, assert_close, pixelcnn_params
-from op_cases import CASES, DIFFERENTIABLE, mapped, outputs, stack_arguments, tensors_of
+from op_cases import CASES, DIFFERENTIABLE, mapped, outputs, stack_arguments, tensors_of, wiring_of
 
 from vlae_fast import PixelCNNSpec, ops, reference, use_backend
 
@@ -204,7 +204,9 @@ def test_direct_operator_calls_never_reach_native_code_with_wrong_sizes():
     arguments = stack_arguments()
     params = list(arguments["params"]._replace(output_weight=torch.zeros(1)))
     with pytest.raises(ValueError, match=r"wanted"):
-        torch.ops.vlae_fast.pixelcnn_logits(arguments["x"], arguments["context"], params, 1.0, 1, [0, 1], 1)
+        torch.ops.vlae_fast.pixelcnn_logits(
+            arguments["x"], arguments["context"], params, *wiring_of(arguments["spec"], params)
+        )
 
 
 def test_sampler_agrees_with_log_prob_on_real_sizes():

@@ -59,7 +59,10 @@ def load(
     Raises MissingDataError where a file is not there, DataError where it is not what it should be, TypeError or
     ValueError for another order, no path and no size.
     """
-    name = str(checks.path("name", name))
+    try:
+        name = str(checks.path("name", name))
+    except ValueError as error:
+        raise DataError(str(error)) from None
     image_size = None if image_size is None else _size(image_size)
     if name in NAMES:
         found = _digits() if name == "digits" else load_published(name, data_dir)
