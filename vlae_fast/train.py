@@ -70,6 +70,7 @@ class Trainer:
         world: World = ALONE,
     ) -> None:
         self.config = instance("config", config, TrainConfig)
+        """How it learns."""
         self.dataset, self.out, self.world = instance("dataset", dataset, Dataset), path("out", out), world
         sizes = tuple((images.height, images.width) for images in (instance("model", model, VLAEConfig), dataset.train))
         if sizes[0] != sizes[1]:
