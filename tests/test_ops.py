@@ -209,6 +209,13 @@ def test_direct_operator_calls_never_reach_native_code_with_wrong_sizes():
         )
 
 
+def test_the_default_device_is_left_alone():
+    """A wiring that no call has had yet: its table is made on the device of the tensors."""
+    arguments = stack_arguments(L=6, P=2) | {"spec": PixelCNNSpec(0.3, 2, (2, 1))}
+    with torch.device("meta"):
+        assert ops.pixelcnn_log_prob(**arguments).device.type == "cpu"
+
+
 def test_sampler_agrees_with_log_prob_on_real_sizes():
     params = pixelcnn_params()
     context, uniforms = torch.randn(5, 4, 28, 28), torch.rand(5, 28, 28)

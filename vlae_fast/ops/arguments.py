@@ -20,8 +20,6 @@ Params = Sequence[Tensor]
 """The fields of PixelCNNParams or MADEFlowParams, in order."""
 Named = TypeVar("Named", bound=tuple[Tensor, ...])
 _HALF = (torch.float16, torch.bfloat16)
-
-
 _AXES = {
     (op, name): [(letter, int(letter) if letter.isdigit() else None) for letter in shape.split()]
     for op, shapes in table.SHAPES.items()

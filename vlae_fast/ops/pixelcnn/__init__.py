@@ -119,7 +119,7 @@ def _check(
     if not isinstance(spec, PixelCNNSpec):
         raise TypeError(f"spec: PixelCNNSpec wanted, got {type(spec).__name__}")
     params, sizes = arguments.params(params), arguments.sizes
-    spec.stages(sizes["L"], sizes["P"])
+    spec.pointwise_positions(sizes["P"], sizes["L"])
     if context is not None:
         return arguments.tensor("context", context), params
     if sizes["K"]:

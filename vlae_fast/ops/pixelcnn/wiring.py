@@ -36,4 +36,4 @@ def _table(stages: tuple[int, ...], visible_stride: int, L: int, P: int, device:
         raise ValueError(f"spec: stages that fit L = {L}, P = {P} wanted, got {list(stages)}")
     if visible_stride < 1:
         raise ValueError(f"spec: visible_stride: at least 1 wanted, got {visible_stride}")
-    return torch.tensor([*stages, 0, 0, 0], dtype=torch.int32).view(-1, 3).to(device)
+    return torch.tensor([*stages, 0, 0, 0], dtype=torch.int32, device=device).view(-1, 3)
