@@ -31,7 +31,7 @@ INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {"avx2": "-march=x86-64-v3", "avx512": "-march=x86-64-v4 -mprefer-vector-width=512"}
 DEFAULTS = "-O3 -g1"  # the environment's flags may change these, not those that the sources rely on
-REQUIRED = "-std=c++20 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-psabi"
+REQUIRED = "-std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
 # What `_cuda` has machine code for, where nvcc knows it, and PTX of the last. VLAE_FAST_CUDA_ARCHITECTURES asks for
 # others, come what may; empty, `_cuda` is not built.
 ARCHITECTURES = ["80", "90", "100"]

@@ -31,18 +31,22 @@ inline void set_zero(float* p, Index n) {
 // An odd number of cache lines, so that the planes of a pixel's channels spread over all sets of the cache.
 inline Index plane_size(Index floats) { return round_up(floats, 16) | 16; }
 
+// G images stand below one another, with a row of zeros between two.
 struct Layout {
-  Index H, W;
+  Index H, W, G;
   Index stride;  // distance between rows
-  Index pixels;  // the long row, rounded up to whole tiles
+  Index image;   // and between images
+  Index pixels;  // the long row, rounded up to whole tiles and `Wide`s
   Index margin;  // zeros before and behind it, at least as many as a tap reaches
   Index plane;   // floats of a plane
 
-  Layout(Index H, Index W)
+  Layout(Index H, Index W, Index G = 1)
       : H(H),
         W(W),
+        G(G),
         stride(W + 1),
-        pixels(round_up(H * stride, tile)),
+        image((H + 1) * stride),
+        pixels(round_up(G * image - stride, tile < 16 ? 16 : tile)),
         margin(round_up(stride + 1, 16)),
         plane(plane_size(margin + pixels + margin)) {}
 
@@ -57,7 +61,8 @@ struct Layout {
   }
   // All bits of the pixels, none of the borders: [pixels].
   void inside(std::int32_t* mask) const {
-    for (Index q = 0; q < pixels; ++q) mask[q] = q < H * stride && q % stride < W ? -1 : 0;
+    for (Index q = 0; q < pixels; ++q)
+      mask[q] = q < G * image && q % stride < W && q / stride % (H + 1) < H ? -1 : 0;
   }
 };
 
@@ -110,8 +115,8 @@ __attribute__((noinline)) void convolve_tile(Index inputs, const Index* offset, 
     const V a = load(in + offset[i]), b = load(in + offset[i] + lanes);
 #pragma GCC unroll 12
     for (int o = 0; o < O; ++o) {
-      sum[o][0] += weight[o] * a;
-      sum[o][1] += weight[o] * b;
+      sum[o][0] = fma(weight[o], a, sum[o][0]);
+      sum[o][1] = fma(weight[o], b, sum[o][1]);
     }
   }
 #pragma GCC unroll 12
@@ -148,15 +153,14 @@ void convolve(const Filter& filter, const float* in, Index count, Finish finish)
   }
 }
 
-// Sums over pixels are kept as 4 partial sums: folding a vector that far needs no shuffles.
+// Sums over pixels (a multiple of 16) are kept as 4 partial sums: folding that far needs no shuffles.
 using V4 = float __attribute__((vector_size(16)));
 
-inline void add_folded(V v, float* sums) {
-  V4 part[lanes / 4];
-  __builtin_memcpy(part, &v, sizeof v);
-  for (int k = 1; k < lanes / 4; ++k) part[0] += part[k];
+inline void add_folded(const Wide& w, float* sums) {
+  V4 part[4];
+  __builtin_memcpy(part, &w, sizeof w);
   V4* const p = reinterpret_cast<V4*>(sums);
-  *p += part[0];
+  *p += ((part[0] + part[1]) + part[2]) + part[3];
 }
 
 inline Index correlation_size(Index inputs, Index outputs) { return padded_inputs(inputs) * padded(outputs); }
@@ -169,25 +173,30 @@ inline void correlate(const Filter& filter, const float* in, const float* grad, 
                       float* sums) {
   for (Index first = 0; first < filter.outputs; first += output_group)
     for (Index i0 = 0; i0 < filter.inputs; i0 += input_group) {
-      V sum[input_group][output_group] = {};
-      for (Index q = 0; q < count; q += lanes) {
-        V a[input_group];
-        for (int i = 0; i < input_group; ++i) a[i] = load(in + q + filter.offset[i0 + i]);
-        for (int o = 0; o < output_group; ++o) {
-          const V d = load(grad + (first + o) * grad_plane + q);
-          for (int i = 0; i < input_group; ++i) sum[i][o] += d * a[i];
+      Wide wide[input_group][output_group];
+      for (int part = 0; part < 16 / lanes; ++part) {
+        V sum[input_group][output_group] = {};
+        for (Index q = part * lanes; q < count; q += 16) {
+          V a[input_group];
+          for (int i = 0; i < input_group; ++i) a[i] = load(in + q + filter.offset[i0 + i]);
+          for (int o = 0; o < output_group; ++o) {
+            const V d = load(grad + (first + o) * grad_plane + q);
+            for (int i = 0; i < input_group; ++i) sum[i][o] = fma(d, a[i], sum[i][o]);
+          }
         }
+        for (int i = 0; i < input_group; ++i)
+          for (int o = 0; o < output_group; ++o) wide[i][o].part[part] = sum[i][o];
       }
       for (int i = 0; i < input_group; ++i)
-        for (int o = 0; o < output_group; ++o, sums += 4) add_folded(sum[i][o], sums);
+        for (int o = 0; o < output_group; ++o, sums += 4) add_folded(wide[i][o], sums);
     }
 }
 
 // sums[outputs][4 partial sums] += sum over q < count of grad[o][q].
 inline void add_plane_sums(Index outputs, const float* grad, Index grad_plane, Index count, float* sums) {
   for (Index o = 0; o < outputs; ++o) {
-    V sum = {};
-    for (Index q = 0; q < count; q += lanes) sum += load(grad + o * grad_plane + q);
+    Wide sum = {};
+    for (Index q = 0; q < count; q += 16) sum = sum + load_wide(grad + o * grad_plane + q);
     add_folded(sum, sums + 4 * o);
   }
 }

@@ -30,20 +30,18 @@ void masked_linear(const MaskedMatrix& m, const float* bias, const float* contex
 // next = reverse((y - mean) * exp(-scale)); `shrink` holds the scale before and exp(-scale) after. Returns -sum(scale).
 template <bool with_scale>
 float transform_sample(Index D, const float* y, const float* mean, float* shrink, float* next) {
-  V total = {};
+  Wide total = {};
   for (Index j = 0; j < D; j += lanes) {
     V out = load(y + j) - load(mean + j);
     if constexpr (with_scale) {
       const V scale = load(shrink + j), factor = exp(-scale);
-      total -= scale;  // 0 in the padding
+      total.part[j % 16 / lanes] -= scale;  // 0 in the padding
       out *= factor;
       store(shrink + j, factor);
     }
     for (Index i = 0; i < lanes && j + i < D; ++i) next[D - 1 - j - i] = out[i];
   }
-  float log_det = 0.0f;
-  for (int i = 0; i < lanes; ++i) log_det += total[i];
-  return log_det;
+  return sum(total);
 }
 
 }  // namespace

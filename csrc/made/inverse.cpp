@@ -47,19 +47,37 @@ inline void add_lanes(V (&sums)[lanes]) {
   if constexpr (half > 1) add_lanes<half / 2>(sums);
 }
 
-// out[n][r] += the dot product of x[n][0..terms) and row r of a matrix of `lanes` rows: `lanes` interleaved partial
-// sums, then a tree. The matrix's rows lie `stride` apart, or are packed: `lanes` columns of all rows, then the next.
+// The first levels of the tree of `sum(Wide)`, down to one vector.
+inline V fold(Wide w) {
+  if constexpr (lanes == 16)
+    return w.part[0];
+  else if constexpr (lanes == 8)
+    return w.part[0] + w.part[1];
+  else
+    return (w.part[0] + w.part[2]) + (w.part[1] + w.part[3]);
+}
+
+constexpr int rows_at_once = vector_registers == 32 ? lanes : lanes / 2;  // whose 16 partial sums fit in registers
+
+// out[n][r] += the dot product of x[n][0..terms) and row r of a matrix of `lanes` rows: 16 interleaved partial sums,
+// then a tree; terms is a multiple of 16. The matrix's rows lie `stride` apart, or are packed: 16 columns of all rows,
+// then the next.
 template <bool packed>
 [[gnu::noinline]] void add_dots(const float* matrix, Index stride, Index terms, Index N, const float* x, Index x_row,
                                 float* out, Index out_row) {
-  const Index row = packed ? lanes : stride, group = packed ? lanes * lanes : lanes;
+  const Index row = packed ? 16 : stride, group = packed ? 16 * lanes : 16;
   for (Index n = 0; n < N; ++n, x += x_row, out += out_row) {
-    V sums[lanes] = {};
-    const float* columns = matrix;
-    for (Index p = 0; p < terms; p += lanes, columns += group) {
-      const V v = load(x + p);
+    V sums[lanes];
+    for (int first = 0; first < lanes; first += rows_at_once) {
+      Wide partial[rows_at_once] = {};
+      const float* columns = matrix + first * row;
+      for (Index p = 0; p < terms; p += 16, columns += group) {
+        const Wide v = load_wide(x + p);
 #pragma GCC unroll 16
-      for (int r = 0; r < lanes; ++r) sums[r] += v * load(columns + r * row);
+        for (int r = 0; r < rows_at_once; ++r) partial[r] = fma(v, load_wide(columns + r * row), partial[r]);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < rows_at_once; ++r) sums[first + r] = fold(partial[r]);
     }
     add_lanes<lanes / 2>(sums);
     store(out, load(out) + sums[0]);
@@ -124,7 +142,7 @@ class Inverse {
 
  private:
   void begin_block(const Step& step, const Block& block, Index N, const float* context, Index context_row) const {
-    const Index width = padded(block.units()), dense = block.unit_begin / lanes * lanes;
+    const Index width = padded(block.units()), dense = block.unit_begin / 16 * 16;
     for (Index i = 0; i < width; i += panel_width) {
       const Index unit = block.unit_begin + i, count = block.unit_end - unit;
       float *sum1 = sum1_.data() + i, *sum2 = sum2_.data() + i;
@@ -156,9 +174,10 @@ class Inverse {
     const bool in_place = N < samples_worth_packing && unit + lanes <= m.rows;
     if (in_place) return add_dots<false>(weight, m.columns, terms, N, x, hidden_row_, out, out_row);
     float* packed = dense_.data();
-    for (Index p = 0; p < terms; p += lanes)
+    for (Index p = 0; p < terms; p += 16)
       for (Index r = 0; r < lanes; ++r)
-        store(packed + p * lanes + r * lanes, load(weight + min(r, m.rows - 1 - unit) * m.columns + p));
+        for (Index i = 0; i < 16; i += lanes)
+          store(packed + p * lanes + r * 16 + i, load(weight + min(r, m.rows - 1 - unit) * m.columns + p + i));
     add_dots<true>(packed, 0, terms, N, x, hidden_row_, out, out_row);
   }
 

@@ -103,10 +103,11 @@ class ImageBackward {
     float* const output_sums = sums + 4 * (stack_.size - padded(C) - 1);
     for (Index c = 0; c < C; ++c) {
       const float weight = stack_.params.output_weight[c];
-      V sum = {};
+      Wide sum = {};
       for (Index q = 0; q < pixels; q += lanes) {
         const V d = load(dlogit_ + q), a = load(e + c * plane + q);
-        sum += d * a;
+        V& part = sum.part[q % 16 / lanes];
+        part = fma(d, a, part);
         store(dh + c * plane + q, weight * d * elu_slope(a));
       }
       add_folded(sum, output_sums + 4 * c);

@@ -50,9 +50,13 @@ void pixelcnn_log_prob(const PixelCNN& s, const PixelCNNParams& p, const float* 
   layout.inside(inside);
   for_each_image(s, p, x, context, n_threads, [&](Index n, const float* image, const float* logits) {
     double total = 0.0;
-    for (Index q = 0; q < layout.pixels; q += lanes) {
-      const V logit = load(logits + q);
-      total += sum_lanes(keep(load_mask(inside + q), load(image + q) * logit - softplus(logit)));
+    for (Index q = 0; q < layout.pixels; q += 16) {
+      Wide terms;
+      for (int k = 0; k < 16 / lanes; ++k, image += lanes, logits += lanes) {
+        const V logit = load(logits);
+        terms.part[k] = keep(load_mask(inside + q + k * lanes), fma(load(image), logit, -softplus(logit)));
+      }
+      total += sum(terms);
     }
     log_prob[n] = static_cast<float>(total);
   });

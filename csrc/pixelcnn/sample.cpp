@@ -61,7 +61,7 @@ inline void accumulate(V (&acc)[B][Q], const float*& weight, const float* source
     V x[Q];
     for (int q = 0; q < Q; ++q) x[q] = load(source + q * lanes);
     for (int b = 0; b < B; ++b)
-      for (int q = 0; q < Q; ++q) acc[b][q] += weight[b] * x[q];
+      for (int q = 0; q < Q; ++q) acc[b][q] = fma(weight[b], x[q], acc[b][q]);
   }
 }
 
@@ -233,8 +233,7 @@ class Sampler {
       for (int b = 0; b < B; ++b)
         for (int q = 0; q < Q; ++q) {
           const Index i = (c + b) * width + q * lanes;
-          V y = load(base + i) + bias[c + b];
-          y += gain[c + b] * acc[b][q];
+          const V y = fma(gain[c + b], acc[b][q], load(base + i) + bias[c + b]);
           store(sum + i, y);
           store(input + b * stride + q * lanes, keep(alive[q], elu(y)));
         }

@@ -16,8 +16,8 @@ inline V softplus(V x) {
   // log(1 + u) = 2 atanh(u / (2 + u)): a series in at most 1/9, cut where its terms are 2e-8.
   const V r = u / (u + 2.0f), square = r * r;
   V series = broadcast(2.0f / 15);
-  for (int k = 13; k > 0; k -= 2) series = series * square + 2.0f / k;
-  return r * series + (x > V{} ? x : V{});
+  for (int k = 13; k > 0; k -= 2) series = fma(series, square, 2.0f / k);
+  return fma(r, series, x > V{} ? x : V{});
 }
 
 struct Stage {
@@ -179,18 +179,18 @@ class Stack {
         const float scale = stage.scale[o], shift = stage.shift[o];
         if (stage.closes)
           for (Index k = 0; k < length; k += lanes) {
-            const V v = load(h_row + k) + (scale * load(sums + k) + shift);
+            const V v = load(h_row + k) + fma(scale, load(sums + k), broadcast(shift));
             store(h_row + k, v);
             store(out + k, keep(load_mask(mask + k), elu(v)));
           }
         else
           for (Index k = 0; k < length; k += lanes)
-            store(out + k, keep(load_mask(mask + k), elu(scale * load(sums + k) + shift)));
+            store(out + k, keep(load_mask(mask + k), elu(fma(scale, load(sums + k), broadcast(shift)))));
       });
     }
     for (Index q = 0; q < count; q += lanes) {
       V sum = broadcast(params.output_bias[0]);
-      for (Index c = 0; c < shape.C; ++c) sum += params.output_weight[c] * load(e + c * plane + q);
+      for (Index c = 0; c < shape.C; ++c) sum = fma(params.output_weight[c], load(e + c * plane + q), sum);
       store(logits + q, sum);
     }
   }

@@ -10,12 +10,13 @@ constexpr float shortest = 1e-8f;
 
 float dot(const float* a, const float* b, Index count) {
   constexpr int unroll = 4;
-  V sum[unroll] = {};
+  Wide sums[unroll] = {};
   Index i = 0;
-  for (; i + unroll * lanes <= count; i += unroll * lanes)
-    for (int k = 0; k < unroll; ++k) sum[k] += load(a + i + k * lanes) * load(b + i + k * lanes);
-  for (; i + lanes <= count; i += lanes) sum[0] += load(a + i) * load(b + i);
-  float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; i + 16 * unroll <= count; i += 16 * unroll)
+#pragma GCC unroll 4
+    for (int k = 0; k < unroll; ++k) sums[k] = fma(load_wide(a + i + 16 * k), load_wide(b + i + 16 * k), sums[k]);
+  for (; i + 16 <= count; i += 16) sums[0] = fma(load_wide(a + i), load_wide(b + i), sums[0]);
+  float total = sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
   for (; i < count; ++i) total += a[i] * b[i];
   return total;
 }
