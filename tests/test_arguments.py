@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlae_fast import VLAE, Dataset, TrainConfig, Trainer, VLAEConfig, evaluate, load
+from vlae_fast import VLAE, Dataset, TrainConfig, Trainer, VLAEConfig, evaluate, load, plots
 from vlae_fast.checks import NonFiniteError
+from vlae_fast.data import MissingDataError
 
 CONFIG = dataclasses.replace(VLAEConfig.preset("tiny"), height=5, width=7)
 NAN = float("nan")
@@ -133,14 +134,28 @@ def test_a_model_without_code_that_is_nan_gives_no_figures():
         spoilt.log_likelihood(images(2), samples=3)
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_paths_are_texts_or_paths(kind, tmp_path):
+def from_home(path):
+    return f"~/{path.relative_to(Path.home())}"
+
+
+@pytest.mark.parametrize("kind", [str, Path, from_home])
+def test_paths_are_texts_or_paths_and_may_begin_at_home(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     folder = kind(tmp_path / "run")
     run = trainer(out=folder)
     run.run(epochs=1)
     evaluate(VLAE.from_pretrained(folder), dataset().test, samples=2, folder=folder)
     model().save_pretrained(kind(tmp_path / "model"))
     assert len(list((tmp_path / "run").glob("evaluation-*"))) == 1
+    plots.image_grid(images(2), 2, kind(tmp_path / "grid.png"))
+    np.save("own.npy", images().numpy())
+    load(kind(tmp_path / "own.npy"))
+    for data_dir in (kind(tmp_path / "data"), None):
+        monkeypatch.setenv("VLAE_DATA", str(kind(tmp_path / "data")))
+        with pytest.raises(MissingDataError, match=f"^'{tmp_path / 'data'}': no "):
+            load("omniglot", data_dir)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "model", "grid.png", "own.npy"}
 
 
 def test_loading_on_the_meta_device_is_silent(recwarn):

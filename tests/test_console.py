@@ -131,11 +131,7 @@ def test_drawn_in_parts_they_are_the_same(home, monkeypatch):
     assert torch.equal(drawn, VLAE.from_pretrained("m").sample(7, seed=4, first=2))
 
 
-def test_version_and_no_color(monkeypatch, capsys):
-    with pytest.raises(SystemExit) as end:
-        command("--version")
-    assert end.value.code == 0
-    assert capsys.readouterr().out == f"vlae-fast {vlae_fast.__version__}\n"
+def test_no_color(monkeypatch):
     for no_color in ("", "1"):
         with monkeypatch.context() as patch:
             patch.setenv("TERM", "xterm")

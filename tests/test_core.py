@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,13 @@ for what in ("import vlae_fast.plots", "import vlae_fast.train", "load('pngs')")
         exec(what)
     except ModuleNotFoundError as error:
         print(f"{what}: {error}")
-sys.argv = ["vlae-fast", "info"]
-runpy.run_module("vlae_fast", run_name="__main__")
+for argument in ("--version", "info"):
+    sys.argv = ["vlae-fast", argument]
+    try:
+        runpy.run_module("vlae_fast", run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+sys.exit(status)
 """
 
 
@@ -44,5 +50,6 @@ def test_the_core_needs_no_extra_and_the_rest_names_it(tmp_path: Path) -> None:
     mend = r"\w+(\.\w+)? is not installed: install vlae_fast with its extra cli \(pip install '\.\[cli\]'\)\n"
     for what in ("import vlae_fast.plots", "import vlae_fast.train", "load('pngs')"):
         assert re.search(f"^{re.escape(what)}: {mend}", result.stdout, re.MULTILINE), result.stdout
+    assert f"\nvlae-fast {version('vlae_fast')}\n" in result.stdout
     assert re.fullmatch(f"vlae-fast: {mend}", result.stderr)
     assert result.returncode == 1

@@ -124,8 +124,15 @@ def test_gradients_are_the_same_however_they_are_computed(loss, scale):
 
 def test_what_has_no_closed_form_says_so():
     for _, q in list(distributions())[:4]:
-        for ask in (lambda q: q.mean, lambda q: q.variance, lambda q: q.stddev, lambda q: q.entropy()):
-            with pytest.raises(NotImplementedError):
+        for name, ask in {
+            "mean": lambda q: q.mean,
+            "mode": lambda q: q.mode,
+            "variance": lambda q: q.stddev,
+            "entropy": lambda q: q.entropy(),
+            "cdf": lambda q: q.cdf(torch.zeros(D)),
+            "icdf": lambda q: q.icdf(torch.zeros(D)),
+        }.items():
+            with pytest.raises(NotImplementedError, match=f"^{name}: not available after an autoregressive flow; "):
                 ask(q)
         with pytest.raises(NotImplementedError):
             kl_divergence(q, Independent(Normal(torch.zeros(D), 1.0), 1))

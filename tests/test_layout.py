@@ -25,7 +25,8 @@ LAYERS = [
     {"kernels", "_native", "_cuda"},
     {"pretrained", "folder_lock"},
     {"bar", "config", "masks", "noise", "params"},
-    {"bound", "checkpoint", "checks", "distributed", "extra", "report"},
+    {"bound", "checkpoint", "distributed", "extra", "report"},
+    {"checks"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

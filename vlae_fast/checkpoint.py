@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vlae_fast import checks
+
 __all__ = [
     "CheckpointError",
     "digest",
@@ -54,7 +56,7 @@ def write_file(path: str | Path, *content: Bytes) -> None:
     is flushed too, where the system can do that. A character device or a pipe is written through, never replaced.
     Raises CheckpointError, the old file and nothing else there, where the disk is full or nothing may be written.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         if is_special(path):

@@ -35,7 +35,7 @@ def instance(name: str, value: Any, kind: type[T]) -> T:
 
 
 def path(name: str, value: Any) -> Path:
-    """`value`, a text or a path, as a path. Raises TypeError or ValueError that names the argument.
+    """`value`, a text or a path, as a path; ~ is a home folder. Raises TypeError or ValueError that names the argument.
 
     An empty text is refused: the variable that it came from was never set, and the current folder is not meant.
     """
@@ -44,7 +44,7 @@ def path(name: str, value: Any) -> Path:
         raise TypeError(f"{name}: a path wanted, got {shown(value)}")
     if not text or "\0" in text:
         raise ValueError(f"{name}: a path, not empty and without NUL, wanted, got {shown(text)}")
-    return Path(text)
+    return Path(os.path.expanduser(text))
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = 2**64 - 1) -> int:

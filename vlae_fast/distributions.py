@@ -1,6 +1,6 @@
 """What an autoregressive flow makes of a Gaussian, as distributions of torch: the posterior q(z|x), the prior p(z).
 
-Mean, entropy and KL have no closed form: they raise NotImplementedError, as torch's distributions do.
+What has no closed form, as mean, entropy and KL, raises NotImplementedError, as torch's distributions do.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,10 @@ from torch.distributions import Distribution, constraints
 from vlae_fast.layers import MADEFlow
 
 __all__ = ["FlowPosterior", "FlowPrior"]
+
+
+def _no_closed_form(name: str) -> NotImplementedError:
+    return NotImplementedError(f"{name}: not available after an autoregressive flow; sample and log_prob estimate it")
 
 
 class _FlowDistribution(Distribution):
@@ -31,6 +35,33 @@ class _FlowDistribution(Distribution):
     ) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
         self.base, self.flow, self.hidden_context = base, flow, hidden_context
+
+    @property
+    def mean(self) -> Tensor:
+        """Raises NotImplementedError."""
+        raise _no_closed_form("mean")
+
+    @property
+    def mode(self) -> Tensor:
+        """Raises NotImplementedError."""
+        raise _no_closed_form("mode")
+
+    @property
+    def variance(self) -> Tensor:
+        """Raises NotImplementedError."""
+        raise _no_closed_form("variance")
+
+    def entropy(self) -> Tensor:
+        """Raises NotImplementedError."""
+        raise _no_closed_form("entropy")
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Raises NotImplementedError."""
+        raise _no_closed_form("cdf")
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Raises NotImplementedError."""
+        raise _no_closed_form("icdf")
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "_FlowDistribution":
         """The same for a larger batch."""

@@ -15,7 +15,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
-from vlae_fast import __version__, pretrained
+from vlae_fast import pretrained
 from vlae_fast.cli.draw import Reconstruct, Sample
 from vlae_fast.cli.evaluate import Evaluate
 from vlae_fast.cli.info import Data, Info
@@ -53,7 +53,6 @@ def _status(argv: list[str]) -> int:
     try:
         argv = [_expanded(argument) for argument in argv]
         early = argparse.ArgumentParser(prog="vlae-fast", add_help=False, allow_abbrev=False)
-        early.add_argument("--version", action="version", version=f"vlae-fast {__version__}")
         early.add_argument("--preset")
         early.add_argument("--start-from")
         given = early.parse_known_args(argv)[0]

@@ -60,9 +60,10 @@ def load(
     ValueError for another order, no path and no size.
     """
     try:
-        name = str(checks.path("name", name))
+        path = checks.path("name", name)
     except ValueError as error:
         raise DataError(str(error)) from None
+    name = os.fspath(name)  # ./omniglot is a folder
     image_size = None if image_size is None else _size(image_size)
     if name in NAMES:
         found = _digits() if name == "digits" else load_published(name, data_dir)
@@ -70,7 +71,6 @@ def load(
         if image_size not in (None, size):
             raise DataError(f"image_size: {name} has images of {size}, got {image_size}")
         return found
-    path = Path(name)
     if not os.path.lexists(path):
         raise MissingDataError(f"{name!r}: no such file or folder, and no data set ({', '.join(NAMES)})")
     return own_dataset(name, path, *read_own(path, image_size), order)

@@ -15,6 +15,8 @@ from typing import IO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from vlae_fast import checks
+
 __all__ = ["MAX_PIXELS", "MAX_SIDE", "MAX_UNPACKED_BYTES", "DataError", "MissingDataError", "Source"]
 
 MAX_SIDE = 4096
@@ -145,7 +147,7 @@ def check_size(path: Path, n: int, height: int, width: int) -> None:
 
 def data_folder(data_dir: str | Path | None) -> Path:
     """`data_dir`, or the folder that the environment variable VLAE_DATA names, else ./data."""
-    return Path(os.environ.get("VLAE_DATA") or "data") if data_dir is None else Path(data_dir)
+    return checks.path("data_dir", (os.environ.get("VLAE_DATA") or "data") if data_dir is None else data_dir)
 
 
 def find(data_dir: Path, *names: str) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlae_fast.checks import shown
 from vlae_fast.data.files import MAX_UNPACKED_BYTES, Source
 from vlae_fast.data.levels import ImageSize
 
@@ -28,16 +29,21 @@ def read_table(source: Source, size: ImageSize | None) -> Array:
     """
     lines = _lines(source)
     first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # what Excel writes in front
-    separator = next((mark for mark in b",;\t" if mark in first), None)
+    separator = next((mark for mark in b";\t," if mark in first), None)  # a comma may be a decimal one
     mark = None if separator is None else chr(separator)
     names = [name.strip(" \"'") for name in first.decode("latin-1").split(mark)]
     named = _pixel_columns(source, names)
     columns = list(range(len(names))) if named is None else named
     pixels = len(columns) if size is None else size[0] * size[1]
     label = named is None and len(columns) == pixels + 1
-    if not columns or (len(columns) != pixels and not label):
-        what = f"{len(columns)} of {len(names)} columns" + (" have a number in their name" if named is not None else "")
-        source.fail(f"{what}, {pixels or 'some'} pixels wanted, and a label at most")
+    if not columns:
+        source.fail(
+            f"the first line, {shown(first.decode('latin-1'))}, is neither numbers nor names of columns, as in "
+            "label,p1,p2,...: a line of numbers for each image wanted"
+        )
+    if len(columns) != pixels and not label:
+        got = "are there" if named is None else "have a number in their name, and so are pixels"
+        source.fail(f"{len(columns)} of {len(names)} columns {got}; {pixels} wanted, as image_size says")
     rows = _numbers(source, lines if named is not None else chain([first], lines), mark, len(names), columns)
     if label:
         paper = [not rows[:, end].any() for end in (0, -1)]
