@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlae_fast import VLAE, Dataset, TrainConfig, Trainer, VLAEConfig, evaluate, load, plots
+from vlae_fast import VLAE, Dataset, PixelCNNSpec, TrainConfig, Trainer, VLAEConfig, evaluate, load, ops, plots
 from vlae_fast.checks import NonFiniteError
 from vlae_fast.data import MissingDataError
 
@@ -30,6 +30,14 @@ def model():
 
 def given(n=2):
     return torch.full((n, 5, 7), -1, dtype=torch.int8)
+
+
+def nested():
+    return torch.nested.nested_tensor([*images(2)])
+
+
+def grey():
+    return Dataset.from_tensors(torch.rand(20, 5, 7)).test
 
 
 def trainer(model=CONFIG, config=None, data=None, out="run"):
@@ -77,12 +85,34 @@ REFUSED = {
     "train into nothing": (lambda: trainer(out=""), f"out: {EMPTY} ''"),
     "train into None": (lambda: trainer(out=None), "out: a path wanted, got None"),
     "train another size": (lambda: trainer(VLAEConfig()), "model: height, width (5, 7), those of tensors in memory"),
+    "nested images": (lambda: model()(nested()), "images: a dense tensor wanted, got a nested one"),
+    "nested training images": (lambda: Dataset.from_tensors(nested()), "train: a dense tensor with values wanted"),
+    "nested tensors of an op": (lambda: ops.masked_conv3x3(nested(), *[images()] * 2, mask="A"), "x: a dense tensor"),
+    "a number for a function": (lambda: model().sample(2, report=3), "report: a function wanted, got 3"),
+    "None for a function": (lambda: model().log_likelihood(images(), report=None), "report: a function wanted, got"),
+    "evaluate with a number": (lambda: evaluate(model(), dataset().test, report=3), "report: a function wanted, got 3"),
+    "evaluate with no world": (lambda: evaluate(model(), dataset().test, world=3), "world: World wanted, got int"),
+    "noise that is none": (lambda: model().elbo(images(2), noise=3), "noise: a tensor wanted, got int"),
+    "noise of NaN": (lambda: model().elbo(images(2), noise=torch.full((2, 8), NAN)), "noise: finite values wanted"),
+    "noise for others": (
+        lambda: model().elbo(images(2), noise=torch.ones(1, 8)),
+        "noise: torch.float32 [2, 8] cpu want",
+    ),
+    "image of a fraction": (lambda: dataset().test[1.0], "index: a whole number wanted, got 1.0"),
+    "images of a range": (lambda: dataset().test[:2], "index: a whole number wanted, got slice"),
+    "joined to images": (lambda: dataset().test.joined(images()), "other: Split wanted, got Tensor"),
+    "joined to others": (lambda: dataset().test.joined(grey()), "other: height, width, dynamic and dtype (5, 7, False"),
+    "layers of a fraction": (lambda: PixelCNNSpec().stages(1.0, 0), "layers: a whole number wanted, got 1.0"),
+    "layers below 0": (lambda: PixelCNNSpec().stages(-1, 0), "layers: a whole number in 0.."),
+    "blocks without layers": (lambda: PixelCNNSpec().stages(0, 1), "spec: no 1x1 blocks without mask-B layers wanted"),
+    "all of the average": (lambda: TrainConfig(polyak=1), "polyak: a number in 0..0.99999994 wanted, got 1"),
     "sparse images": (lambda: model()(images().to_sparse()), f"images: {DENSE}"),
     "sparse pixels": (lambda: model().sample(2, given=given().to_sparse()), f"given: {DENSE}"),
     "sparse codes": (lambda: model().decode(torch.ones(2, 8).to_sparse()), f"z: {DENSE}"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_by_name_in_one_line(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -152,13 +152,14 @@ BAD = {
         "evaluate RUN --data digits --samples 2 --subset 2",
         "its images are of 8x10 pixels, those of digits",
     ),
-    "unknown command": ("fly", "Unrecognized options: fly"),
+    "unknown command": ("fly", "vlae-fast: Unrecognized options: fly; see --help"),
     "unknown flag": ("info --speed 3", "--speed"),
     "seed of pictures": (
         "reconstruct RUN --out OUT.png --seed -1",
         "seed: a whole number in 0..2**64-1 wanted, got -1",
     ),
     "empty folder": ("train NOTHING --data IMAGES --epochs 1", "an argument: it is empty; was a variable never set?"),
+    "empty argument": ("sample RUN --out NOTHING", "out: it is empty; was a variable never set?"),
     "empty value": ("sample RUN --out=", "out: it is empty"),
     "other model of another size": (
         "evaluate RUN --against static-mnist --samples 2",

@@ -145,8 +145,6 @@ def test_a_split_is_a_torch_dataset():
     for index in (32, -33):
         with pytest.raises(IndexError, match=f"image {index} wanted of 32"):
             split[index]
-    with pytest.raises(TypeError):
-        split["a"]
 
 
 def test_training_from_memory_and_no_claim_of_another_data_set(tmp_path, capsys):

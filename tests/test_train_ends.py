@@ -10,6 +10,7 @@ import time
 import pytest
 from small_training import TINY, metrics, trainer
 
+from vlae_fast import VLAE
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.run_folder import RunFolder
 from vlae_fast.train import UnsavedError
@@ -41,6 +42,14 @@ def test_what_is_ignored_stays_so(bars, tmp_path):
         assert run.run(epochs=0.5)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("ends", [{"epochs": 1e-9}, {"minutes": 1e-9}])
+def test_the_shortest_training_is_a_step_and_leaves_a_model(bars, tmp_path, ends):
+    run = trainer(bars, tmp_path / "run")
+    assert run.run(**ends)
+    assert run.progress.step == 1
+    assert VLAE.from_pretrained(tmp_path / "run").sample(1).shape[0] == 1
 
 
 def test_trains_in_a_thread(bars, tmp_path):

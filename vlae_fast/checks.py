@@ -7,7 +7,7 @@ import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["NonFiniteError", "instance", "path", "real", "shown", "whole"]
+__all__ = ["NonFiniteError", "function", "instance", "path", "real", "shown", "whole"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,12 @@ def instance(name: str, value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{name}: {kind.__name__} wanted, got {type(value).__name__}")
     return value
+
+
+def function(name: str, value: Any) -> None:
+    """Raises TypeError that names the argument where `value` cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name}: a function wanted, got {shown(value)}")
 
 
 def path(name: str, value: Any) -> Path:

@@ -59,7 +59,7 @@ def _plain(name: str, value: Any, hint: Any, bounds: Any) -> Any:
 
 def _in_range(name: str, value: float, least: float, most: float) -> float:
     if not least <= value <= most:
-        raise ValueError(f"{name}: a number in {least:g}..{most:g} wanted, got {value:g}")
+        raise ValueError(f"{name}: a number in {least:g}..{most:.9g} wanted, got {value:.9g}")
     return value
 
 
@@ -122,10 +122,13 @@ class PixelCNNSpec:
 
         Raises ValueError where the wiring does not fit these numbers.
         """
+        layers, pointwise_blocks = whole("layers", layers), whole("pointwise_blocks", pointwise_blocks)
         if layers % self.block_convs:
             raise ValueError(f"spec: block_convs: a divisor of {layers} layers wanted, got {self.block_convs}")
         after = tuple(range(pointwise_blocks)) if self.pointwise_after is None else self.pointwise_after
         blocks = layers // self.block_convs
+        if blocks == 0 and pointwise_blocks:
+            raise ValueError(f"spec: no 1x1 blocks without mask-B layers wanted, got {pointwise_blocks}")
         if len(after) != pointwise_blocks or any(not 0 <= position < blocks for position in after):
             raise ValueError(
                 f"spec: pointwise_after with {pointwise_blocks} positions (one for each 1x1 block) in 0..{blocks - 1} "

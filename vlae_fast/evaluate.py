@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import checkpoint, latent, noise
-from vlae_fast.checks import instance, path, whole
+from vlae_fast.checks import function, instance, path, whole
 from vlae_fast.data import Split
 from vlae_fast.distributed import ALONE, World
 from vlae_fast.model import VLAE
@@ -139,7 +139,8 @@ def evaluate(
     Raises TypeError for no model and no split, TypeError or ValueError for a subset or samples that are no whole number
     from 1 on.
     """
-    instance("model", model, VLAE), instance("split", split, Split)
+    instance("model", model, VLAE), instance("split", split, Split), instance("world", world, World)
+    function("report", report)
     samples, seed = whole("samples", samples, 1), whole("seed", seed)
     subset = len(split) if subset is None else whole("subset", subset, 1)
     chosen = np.arange(len(split))

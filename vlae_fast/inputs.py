@@ -31,8 +31,9 @@ def check_parameter(parameter: Tensor) -> None:
 def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name}: a dense tensor wanted, got {value.layout}; to_dense makes one")
+    if value.is_nested or value.layout != torch.strided:
+        got = "a nested one" if value.is_nested else f"{value.layout}; to_dense makes one"
+        raise TypeError(f"{name}: a dense tensor wanted, got {got}")
 
 
 def check_result(*results: Tensor) -> None:
@@ -66,11 +67,14 @@ def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> 
     values.within("given", given, "values -1, 0 or 1", -1, 1)
 
 
-def check_codes(z: Any, like: Tensor, config: VLAEConfig) -> None:
-    """Codes are [N, D] of finite numbers, of the dtype and on the device of `like`; TypeError or ValueError else."""
-    _check_tensor("z", z)
-    D = config.latent_size
-    if z.dim() != 2 or (z.dtype, z.shape[1], z.device) != (like.dtype, D, like.device):
-        wanted = f"{like.dtype} [N, {D}] {like.device}"
-        raise ValueError(f"z: {wanted} wanted, got {z.dtype} {list(z.shape)} {z.device}")
-    values.finite(z=z)
+def check_codes(name: str, z: Any, n: int | None, like: Tensor, config: VLAEConfig) -> None:
+    """Codes, or their noise, are [n, D] of finite numbers, any n if it is None, of the dtype and device of `like`.
+
+    TypeError or ValueError else.
+    """
+    _check_tensor(name, z)
+    shape = [*(z.shape[:1] if n is None else [n]), config.latent_size]
+    if (z.dtype, list(z.shape), z.device) != (like.dtype, shape, like.device):
+        wanted = f"{like.dtype} [{'N' if n is None else n}, {config.latent_size}] {like.device}"
+        raise ValueError(f"{name}: {wanted} wanted, got {z.dtype} {list(z.shape)} {z.device}")
+    values.finite(**{name: z})

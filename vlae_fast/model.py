@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vlae_fast import noise, pretrained
 from vlae_fast.bound import Bound, normal_log_prob
-from vlae_fast.checks import instance, path, real, whole
+from vlae_fast.checks import function, instance, path, real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.inpainting import DECISIONS, START_ROUNDS, Noises, State, metropolis
@@ -100,9 +100,8 @@ class VLAE(nn.Module):
         moments = self.encoder(images)
         if noise is None:
             noise = torch.randn_like(moments[0], dtype=images.dtype)  # autocast makes the moments less precise
-        if (noise.dtype, noise.shape, noise.device) != (images.dtype, moments[0].shape, images.device):
-            wanted = f"{images.dtype} {list(moments[0].shape)} {images.device}"
-            raise ValueError(f"noise: {wanted} wanted, got {noise.dtype} {list(noise.shape)} {noise.device}")
+        else:
+            check_codes("noise", noise, images.shape[0], images, self.config)
         return self._bound(images, moments, noise)
 
     def _bound(self, images: Tensor, moments: Sequence[Any], noise: Tensor) -> Bound:
@@ -147,6 +146,7 @@ class VLAE(nn.Module):
         """
         images = self._checked(images)
         samples, first = whole("samples", samples, 1, 2**31), whole("first", first)
+        function("report", report)
         if self.encoder is None:  # exact: every sample is the same
             exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
             check_result(exact)
@@ -216,6 +216,7 @@ class VLAE(nn.Module):
     ) -> Tensor:
         """`sample`, or `decode` where there is a z."""
         n, first, temperature = whole("n", n), whole("first", first), real("temperature", temperature, positive=True)
+        function("report", report)
         if given is not None:
             check_given(given, n, self._like(), self.config)
         D = 0 if self.encoder is None else self.config.latent_size
@@ -244,7 +245,7 @@ class VLAE(nn.Module):
         codes that `sample` draws it is that of `sample`. The rest as there. Raises ValueError without a latent code.
         """
         self._encoder()
-        check_codes(z, self._like(), self.config)
+        check_codes("z", z, None, self._like(), self.config)
         return self._drawn(len(z), z, seed, first, temperature, given)
 
     @torch.no_grad()

@@ -127,7 +127,7 @@ class Trainer:
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
         """Trains until the run has `minutes` of training steps or `epochs` behind it, is annealed, or a signal comes.
 
-        Both count from the run's beginning, over all resumptions. Returns False if a signal ended it, or nobody reads
+        It is one step at least. Both count from the run's beginning, over all resumptions. Returns False if a signal ended it, or nobody reads
         its output any more; the state is saved. In a thread other than the main one signals act as usual. What cannot
         be written is tried again later.
 
@@ -141,7 +141,7 @@ class Trainer:
         minutes = None if minutes is None else real("minutes", minutes, positive=True)
         epochs = None if epochs is None else real("epochs", epochs, positive=True)
         ends = [epoch for epoch in (epochs, self.config.anneal_to or None) if epoch is not None]
-        last_step = round(min(ends) * self.steps_per_epoch) if ends else None
+        last_step = max(1, round(min(ends) * self.steps_per_epoch)) if ends else None
         total_seconds = None if minutes is None or not self.world.first else 60 * minutes
         p = self.progress
 

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(argv: list[str]) -> int:
     try:
-        argv = [_expanded(argument) for argument in argv]
+        argv = [_expanded(argument, flag) for flag, argument in zip(["", *argv], argv, strict=False)]
         early = argparse.ArgumentParser(prog="vlae-fast", add_help=False, allow_abbrev=False)
         early.add_argument("--preset")
         early.add_argument("--start-from")
@@ -120,7 +120,8 @@ def _unboxed(text: str) -> str:
         return not line.strip("-")
 
     title, *lines = [line.strip("╭╮╰╯│─ ") for line in text.splitlines()]
-    said = " ".join(takewhile(lambda line: not empty(line), dropwhile(empty, lines))).rstrip(".")
+    said = " ".join(takewhile(lambda line: not empty(line), dropwhile(empty, lines))).rstrip(" .")
+    said = said.removeprefix(f"{title}: ")
     return f"{title}: {said}; see --help".replace("__tyro-dummy-inner__.", "")
 
 
@@ -136,9 +137,13 @@ def _defaults(folder: Path, preset: str | None, start_from: str | None) -> Train
     return train
 
 
-def _expanded(argument: str) -> str:
-    """`--out=~/x` as a shell expands `--out ~/x`. Raises ValueError where it is empty: . is not meant."""
+def _expanded(argument: str, before: str) -> str:
+    """`--out=~/x` as a shell expands `--out ~/x`; `before` it may stand a flag.
+
+    Raises ValueError where it is empty: . is not meant.
+    """
     flag, equals, value = argument.partition("=")
     if argument == "" or (equals and value == "" and flag.startswith("--")):
-        raise ValueError(f"{flag.lstrip('-') or 'an argument'}: it is empty; was a variable never set?")
+        named = flag or (before if before.startswith("--") else "")
+        raise ValueError(f"{named.lstrip('-') or 'an argument'}: it is empty; was a variable never set?")
     return flag + equals + os.path.expanduser(value) if flag.startswith("--") else argument

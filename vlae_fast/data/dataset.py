@@ -101,8 +101,9 @@ class Dataset:
 def _array(part: str, images: Any) -> Array:
     """Images in memory as an array. Raises TypeError that names the part."""
     if isinstance(images, Tensor):
-        if images.layout != torch.strided or images.is_meta:
-            raise TypeError(f"{part}: a dense tensor with values wanted, got {images.layout} on {images.device}")
+        if images.is_nested or images.layout != torch.strided or images.is_meta:
+            got = "a nested one" if images.is_nested else f"{images.layout} on {images.device}"
+            raise TypeError(f"{part}: a dense tensor with values wanted, got {got}")
         images = (images.float() if images.dtype == torch.bfloat16 else images).numpy(force=True)
     if not isinstance(images, np.ndarray) or isinstance(images, np.ma.MaskedArray):
         raise TypeError(f"{part}: a tensor or array wanted, got {type(images).__name__}")

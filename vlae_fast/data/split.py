@@ -1,7 +1,6 @@
 """Images of a data set in memory, and how binary images are drawn from them."""
 
 import hashlib
-import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.utils.data
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast.checks import whole
+from vlae_fast.checks import instance, whole
 from vlae_fast.noise import BINARIZATION, normals_and_uniforms
 
 __all__ = ["FIXED_DRAW_SEED", "Split"]
@@ -44,9 +43,9 @@ class Split(torch.utils.data.Dataset[Tensor]):
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Tensor:
-        i = operator.index(index)
+        i = whole("index", index, -(2**63))
         if not -len(self) <= i < len(self):
-            raise IndexError(f"image {i} wanted of {len(self)}")
+            raise IndexError(f"index: image {i} wanted of {len(self)}")
         return self.probabilities(np.array([i]))[0]
 
     def probabilities(self, indices: NDArray[np.int64] | slice) -> Tensor:
@@ -105,5 +104,8 @@ class Split(torch.utils.data.Dataset[Tensor]):
         return replace(self, pixels=self.pixels[indices])
 
     def joined(self, other: "Split") -> "Split":
-        """These images and those of another split of the same data set."""
+        """These images and those of another split of the same data set. Raises TypeError or ValueError for another."""
+        theirs, mine = ((s.height, s.width, s.dynamic, s.pixels.dtype) for s in (instance("other", other, Split), self))
+        if theirs != mine:
+            raise ValueError(f"other: height, width, dynamic and dtype {mine} wanted, got {theirs}")
         return replace(self, pixels=np.concatenate([self.pixels, other.pixels]))

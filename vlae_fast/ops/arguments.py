@@ -107,8 +107,9 @@ class Arguments:
             value = value.float()
         if self.first is None:
             self._set_first(name, value)
-        if value.layout != torch.strided:
-            raise TypeError(f"{name}: a dense tensor wanted, got layout {value.layout}")
+        if value.is_nested or value.layout != torch.strided:
+            got = "a nested one" if value.is_nested else f"layout {value.layout}"
+            raise TypeError(f"{name}: a dense tensor wanted, got {got}")
         if value.device != self.device:
             raise ValueError(f"{name}: device {self.device} (that of {self.first}) wanted, got {value.device}")
         if value.dtype != (dtype or self.dtype):
