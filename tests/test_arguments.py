@@ -92,11 +92,17 @@ REFUSED = {
     "None for a function": (lambda: model().log_likelihood(images(), report=None), "report: a function wanted, got"),
     "evaluate with a number": (lambda: evaluate(model(), dataset().test, report=3), "report: a function wanted, got 3"),
     "evaluate with no world": (lambda: evaluate(model(), dataset().test, world=3), "world: World wanted, got int"),
+    "evaluate beyond all bounds": (lambda: evaluate(model(), dataset().test, samples=2**32), "samples: a whole number"),
+    "train in no world": (
+        lambda: Trainer(CONFIG, TrainConfig(), dataset(), "run", world=3),
+        "world: World wanted, got",
+    ),
+    "train on no device": (lambda: Trainer(CONFIG, TrainConfig(), dataset(), "r", device=None), "device: auto, cpu or"),
     "noise that is none": (lambda: model().elbo(images(2), noise=3), "noise: a tensor wanted, got int"),
     "noise of NaN": (lambda: model().elbo(images(2), noise=torch.full((2, 8), NAN)), "noise: finite values wanted"),
     "noise for others": (
         lambda: model().elbo(images(2), noise=torch.ones(1, 8)),
-        "noise: torch.float32 [2, 8] cpu want",
+        "noise: torch.float32 [2, 8] cpu",
     ),
     "image of a fraction": (lambda: dataset().test[1.0], "index: a whole number wanted, got 1.0"),
     "images of a range": (lambda: dataset().test[:2], "index: a whole number wanted, got slice"),
@@ -106,6 +112,15 @@ REFUSED = {
     "layers below 0": (lambda: PixelCNNSpec().stages(-1, 0), "layers: a whole number in 0.."),
     "blocks without layers": (lambda: PixelCNNSpec().stages(0, 1), "spec: no 1x1 blocks without mask-B layers wanted"),
     "all of the average": (lambda: TrainConfig(polyak=1), "polyak: a number in 0..0.99999994 wanted, got 1"),
+    "a picture of no columns": (lambda: plots.image_grid(images(), 0, "g.png"), "columns: a whole number in 1.."),
+    "a picture of no image": (lambda: plots.image_grid(images(0), 2, "g.png"), "images: shape [N, 1, H, W], none"),
+    "a picture of rows": (lambda: plots.image_grid(images()[:, 0], 2, "g.png"), "images: shape [N, 1, H, W], none"),
+    "a picture of an array": (lambda: plots.image_grid(images().numpy(), 2, "g.png"), "images: Tensor wanted, got nd"),
+    "a picture of grey 0..255": (lambda: plots.image_grid(images() * 255, 2, "g.png"), "images: values in 0..1 wanted"),
+    "a picture of NaN": (lambda: plots.image_grid(images() * NAN, 2, "g.png"), "images: values in 0..1 wanted"),
+    "too large a picture": (lambda: plots.image_grid(images(), 10**9, "g.png"), "images: at most 67,108,864 pixels"),
+    "pairs of others": (lambda: plots.pairs(images(), images(2), "p.png"), "right: shape [20, 1, 5, 7], that of left"),
+    "curves of nothing": (lambda: plots.curves([], "c.png"), "rows: one or more lines of a metrics.jsonl"),
     "sparse images": (lambda: model()(images().to_sparse()), f"images: {DENSE}"),
     "sparse pixels": (lambda: model().sample(2, given=given().to_sparse()), f"given: {DENSE}"),
     "sparse codes": (lambda: model().decode(torch.ones(2, 8).to_sparse()), f"z: {DENSE}"),
@@ -186,6 +201,15 @@ def test_paths_are_texts_or_paths_and_may_begin_at_home(kind, tmp_path, monkeypa
         with pytest.raises(MissingDataError, match=f"^'{tmp_path / 'data'}': no "):
             load("omniglot", data_dir)
     assert {path.name for path in tmp_path.iterdir()} == {"run", "model", "grid.png", "own.npy"}
+
+
+def test_the_default_device_is_that_of_new_tensors_alone(tmp_path):
+    """As of `torch.set_default_device("cuda")`, with a model on the CPU."""
+    mine, data = model(), dataset()
+    with torch.device("meta"):
+        evaluate(mine, data.test, samples=2, folder=tmp_path)
+        run = trainer(data=data, out=tmp_path / "run")
+    run.run(epochs=0.1)
 
 
 def test_loading_on_the_meta_device_is_silent(recwarn):

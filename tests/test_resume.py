@@ -118,9 +118,12 @@ def test_an_older_run_without_a_digest_gets_one(images):
     assert trainer("other.npy").progress.step == 3
 
 
-def test_killed_before_its_first_state_it_begins_anew(images):
+def test_killed_before_its_first_state_it_begins_anew(images, capsys):
     assert command("train", "run", *FLAGS, "--epochs", 1) == 0
     before = config()
+    (images.parent / "run" / "state.safetensors").unlink()
+    assert command("train", "run", "--epochs", 1) == 0
+    assert "run: no state of step 3 there; the training begins anew" in capsys.readouterr().err
     for path in (images.parent / "run").iterdir():
         if path.name != "config.json":
             path.unlink()

@@ -82,7 +82,7 @@ def row(**changes):
     return write(json.dumps(values | changes) + "\n")
 
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, METRICS, STATE = "config.json", "metrics.jsonl", "state.safetensors"
 FILES = {
     "metrics garbage": (METRICS, write("x\n"), "line 1: no metrics of a training"),
     "metrics torn": (METRICS, lambda p: p.write_text(p.read_text()[:-9]), "line 1: no metrics of a training"),
@@ -98,6 +98,8 @@ FILES = {
     "metrics a pipe": (METRICS, instead(os.mkfifo), "metrics.jsonl: a file wanted"),
     "metrics a device": (METRICS, instead(lambda p: p.symlink_to("/dev/zero")), "metrics.jsonl: a file wanted"),
     "metrics a loop": (METRICS, instead(lambda p: p.symlink_to(p)), "Too many levels of symbolic links"),
+    "state a loop": (STATE, instead(lambda p: p.symlink_to(p)), "state.safetensors: Too many levels of symbolic links"),
+    "state dangling": (STATE, instead(lambda p: p.symlink_to("nowhere")), "state.safetensors: No such file"),
     "config a loop": (CONFIG, instead(lambda p: p.symlink_to(p)), "Too many levels of symbolic links"),
     "config dangling": (CONFIG, instead(lambda p: p.symlink_to("nowhere")), "config.json: No such file"),
     "config a pipe": (CONFIG, instead(os.mkfifo), "config.json: a file wanted"),

@@ -26,7 +26,7 @@ def pick(name: str | torch.device) -> torch.device:
         return torch.device("cuda")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device: auto, cpu or cuda[:i] wanted, got {str(name)!r}")

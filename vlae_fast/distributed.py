@@ -80,8 +80,8 @@ class World:
 
     def text(self, text: str) -> str:
         """The text of the first process."""
-        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        length = torch.tensor(len(content))
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+        length = torch.tensor(len(content), device="cpu")
         self.spread([length])
         content = content if self.first else content.new_empty(int(length))
         self.spread([content])

@@ -141,7 +141,7 @@ def evaluate(
     """
     instance("model", model, VLAE), instance("split", split, Split), instance("world", world, World)
     function("report", report)
-    samples, seed = whole("samples", samples, 1), whole("seed", seed)
+    samples, seed = whole("samples", samples, 1, 2**31), whole("seed", seed)
     subset = len(split) if subset is None else whole("subset", subset, 1)
     chosen = np.arange(len(split))
     if subset < len(split):
@@ -212,7 +212,7 @@ def _scores(
     def compute(first: int, count: int) -> Tensor:
         return _score(*model.sampled_bounds(images[first : first + count], samples, seed=seed, first=first))
 
-    scores = torch.zeros(len(images), 4, dtype=torch.float64)
+    scores = torch.zeros(len(images), 4, dtype=torch.float64, device="cpu")
     kept = Kept(None if folder is None else folder / f"evaluation-{key}.safetensors", "scores")
     in_rounds(scores, IMAGES, compute, world=world, kept=kept, report=report)
     return scores

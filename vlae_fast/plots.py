@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import checkpoint
+from vlae_fast.checks import instance, shown, whole
 from vlae_fast.extra import cli_extra
 
 with cli_extra():
@@ -20,17 +21,34 @@ __all__ = ["curves", "image_grid", "pairs"]
 
 Row = dict[str, Any]
 
+MAX_PIXELS = 2**26
+"""Of a grid: a PNG that others still open, made in 0.3 GB of memory."""
+
+
+def _check(name: str, images: Any) -> tuple[int, int, int]:
+    """N, H and W of images. Raises TypeError or ValueError that names the argument."""
+    if instance(name, images, Tensor).dim() != 4 or images.shape[1] != 1 or 0 in images.shape:
+        raise ValueError(f"{name}: shape [N, 1, H, W], none of them 0, wanted, got {list(images.shape)}")
+    if images.is_meta or not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError(f"{name}: values in 0..1 wanted, got {shown(images)}")
+    return images.shape[0], images.shape[2], images.shape[3]
+
 
 def image_grid(images: Tensor, columns: int, path: str | Path) -> None:
     """Writes images [N, 1, H, W] in 0..1 (1 is ink, drawn dark) as a grid with grey lines between them.
 
-    Small ones are enlarged, up to three times.
+    Small ones are enlarged, up to three times. Raises TypeError or ValueError for no such images, and for a grid of
+    more than MAX_PIXELS.
     """
-    N, _, H, W = images.shape
+    N, H, W = _check("images", images)
+    columns = whole("columns", columns, 1)
     zoom = min(3, max(1, 84 // max(H, W)))
     rows = -(-N // columns)
+    pixels = rows * (H + 1) * columns * (W + 1) * zoom**2
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"images: at most {MAX_PIXELS:,} pixels in a picture wanted, got {pixels:,}")
     canvas = np.full((rows * (H + 1) + 1, columns * (W + 1) + 1), 160, np.uint8)
-    for i, image in enumerate(((1 - images[:, 0]) * 255).round().to(torch.uint8).cpu().numpy()):
+    for i, image in enumerate(((1 - images[:, 0].float()) * 255).round().to(torch.uint8).cpu().numpy()):
         top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1
         canvas[top : top + H, left : left + W] = image
     content = BytesIO()
@@ -39,12 +57,23 @@ def image_grid(images: Tensor, columns: int, path: str | Path) -> None:
 
 
 def pairs(left: Tensor, right: Tensor, path: str | Path, columns: int = 6) -> None:
-    """Writes images side by side: each of `left` with its partner in `right`, both [N, 1, H, W]."""
+    """Writes images side by side: each of `left` with its partner in `right`, both [N, 1, H, W].
+
+    Raises TypeError or ValueError where they are not.
+    """
+    sizes, columns = _check("left", left), whole("columns", columns, 1)
+    if _check("right", right) != sizes:
+        raise ValueError(f"right: shape {list(left.shape)}, that of left, wanted, got {list(right.shape)}")
     image_grid(torch.stack([left, right], 1).flatten(0, 1), 2 * columns, path)
 
 
 def curves(rows: Sequence[Row], path: str | Path) -> None:
-    """Writes the bound and the KL in nats over the epochs, from the rows of a `metrics.jsonl`."""
+    """Writes the bound and the KL in nats over the epochs, from the rows of a `metrics.jsonl`.
+
+    Raises ValueError where there are none.
+    """
+    if not rows:
+        raise ValueError("rows: one or more lines of a metrics.jsonl wanted, got none")
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("negative_elbo_nats", "kl_nats"), strict=True):
         for split in ("train", "valid"):

@@ -32,7 +32,9 @@ class Kept:
         if self.path is None or not self.path.exists():
             return 0
         try:
-            tensors, _ = checkpoint.read_tensors(self.path, {self.name: rows, "done": torch.tensor(0)})
+            tensors, _ = checkpoint.read_tensors(
+                self.path, {self.name: rows, "done": rows.new_zeros((), dtype=torch.int64)}
+            )
         except checkpoint.CheckpointError as error:
             print(f"{error}; beginning anew", file=sys.stderr)
             return 0
@@ -47,7 +49,7 @@ class Kept:
         if self.path is None or not due or done == self.rows_written:
             return
         try:
-            checkpoint.write_tensors(self.path, {self.name: rows, "done": torch.tensor(done)})
+            checkpoint.write_tensors(self.path, {self.name: rows, "done": torch.tensor(done, device="cpu")})
             self.rows_written, self.last = done, time.monotonic()
             self.seconds = self.last - start
         except checkpoint.CheckpointError as error:
@@ -71,7 +73,7 @@ def in_rounds(
     after each round.
     """
     N = len(rows)
-    first = torch.tensor(kept.load(rows) if world.first else 0)
+    first = torch.tensor(kept.load(rows) if world.first else 0, device="cpu")
     world.spread([first, rows])
     done = int(first)
     report(done, N)

@@ -217,7 +217,7 @@ class RunFolder:
     @staticmethod
     def has_state(path: Path) -> bool:
         """Whether there is something to resume in a folder."""
-        return (path / "state.safetensors").exists() or (path / "state.previous.safetensors").exists()
+        return any(os.path.lexists(path / name) for name in ("state.safetensors", "state.previous.safetensors"))
 
     def save_state(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         """Writes the whole state, reads it back, and only then lets it take the place of the one before; then durable.
@@ -291,9 +291,11 @@ class RunFolder:
         return rows
 
     def drop_metrics_after(self, step: int) -> None:
-        """Removes the lines of steps that will be done again."""
+        """Removes the lines of steps that will be done again; says so where these are all, as the state has gone."""
         rows = self.metrics()
         kept = [row for row in rows if row["step"] <= step]
+        if rows and not kept:
+            print(f"{self.path}: no state of step {rows[-1]['step']} there; the training begins anew", file=sys.stderr)
         if len(kept) < len(rows):
             self._write_metrics(kept)
 

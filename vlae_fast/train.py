@@ -71,7 +71,8 @@ class Trainer:
     ) -> None:
         self.config = instance("config", config, TrainConfig)
         """How it learns."""
-        self.dataset, self.out, self.world = instance("dataset", dataset, Dataset), path("out", out), world
+        self.dataset, self.out = instance("dataset", dataset, Dataset), path("out", out)
+        self.world = instance("world", world, World)
         sizes = tuple((images.height, images.width) for images in (instance("model", model, VLAEConfig), dataset.train))
         if sizes[0] != sizes[1]:
             raise ValueError(f"model: height, width {sizes[1]}, those of {dataset.name}, wanted, got {sizes[0]}")
@@ -87,7 +88,8 @@ class Trainer:
         resumed = world.first and RunFolder.has_state(self.out)
         start = VLAE.from_pretrained(config.start_from) if world.first and config.start_from and not resumed else None
         torch.manual_seed(config.seed)
-        self.model = VLAE(model)
+        with torch.device("cpu"):
+            self.model = VLAE(model)
         """What the optimiser moves."""
         if start is not None:
             self._start_from(start)
@@ -127,9 +129,9 @@ class Trainer:
     def run(self, *, minutes: float | None = None, epochs: float | None = None) -> bool:
         """Trains until the run has `minutes` of training steps or `epochs` behind it, is annealed, or a signal comes.
 
-        It is one step at least. Both count from the run's beginning, over all resumptions. Returns False if a signal ended it, or nobody reads
-        its output any more; the state is saved. In a thread other than the main one signals act as usual. What cannot
-        be written is tried again later.
+        It is one step at least. Both count from the run's beginning, over all resumptions. Returns False if a signal
+        ended it, or nobody reads its output any more; the state is saved. In a thread other than the main one signals
+        act as usual. What cannot be written is tried again later.
 
         Of several processes all end at the same step, whichever gets the signal; the first one's minutes count.
 
@@ -355,7 +357,9 @@ class Trainer:
             state = self.optimizer.state[parameter]
             if not state:  # what Adamax starts from
                 state.update(
-                    step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_inf=torch.zeros_like(parameter)
+                    step=torch.tensor(0.0, device="cpu"),
+                    exp_avg=torch.zeros_like(parameter),
+                    exp_inf=torch.zeros_like(parameter),
                 )
             tensors |= {f"optimizer.{name}.{key}": t for key, t in state.items()}
         return tensors
