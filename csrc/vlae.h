@@ -104,6 +104,34 @@ using MADEFlowBackward = void(const MADEFlow&, const MADEFlowParams&, const floa
 using MADEFlowInverse = void(const MADEFlow&, const MADEFlowParams&, const float* eps, const float* hidden_context,
                              Index n_threads, float* z);
 
+// One layer of a net of any wiring. A unit of degree d sees the variables at positions < d and the units of degrees <=
+// d; an output sees what stands before its variable. All 8 bytes wide: a table of numbers in Python.
+struct MADELayer {
+  const float* weight;          // [rows, columns]
+  const float* bias;            // [rows]
+  const std::int64_t* degrees;  // [rows]; of the last layer, the outputs, not looked at
+  Index rows;
+  Index source;           // an earlier layer that it reads; -1: the variables
+  Index activated;        // whether it reads that layer's activations
+  Index adds;             // an earlier layer of as many rows whose values it adds, or -1
+  Index context, gate;    // the first of its columns in context (added) and gates (multiplied before adding), or -1
+  Index feeds_activated;  // whether a later layer reads its activations
+};
+struct MADE {
+  Index N, D, L, C, G;            // C, G: columns of context and gates
+  const MADELayer* layers;        // [L]; the last has D rows, or 2D: the shifts, then what becomes scales
+  const std::int64_t* positions;  // [D] where each variable comes in the order
+  Index activation, scale;        // made/maps.h; scale 0: D outputs
+  float first, second;            // numbers of the scale
+  bool inverse;
+};
+struct MADEArrays {
+  const float *x, *context, *gates;  // [N,D], [N,C], [N,G]
+  float *y, *log_det;                // [N,D], [N]
+};
+// y = scale(x) * x + shift(x), or x back from y; log_det of that direction.
+using MADETransform = void(const MADE&, const MADEArrays&, Index n_threads);
+
 // v[R,n], g[R], live[R] in 0..n -> w[R,n]: g * v / |v| in the first `live` entries of a row, of which alone the norm is
 // taken; 0 beyond, and in rows of a norm below 1e-8.
 using WeightNorm = void(Index R, Index n, const float* v, const float* g, const std::int64_t* live, Index n_threads,
@@ -122,6 +150,7 @@ using WeightNormBackward = void(Index R, Index n, const float* dw, const float* 
   X(MADEFlowForward, made_flow_forward)             \
   X(MADEFlowBackward, made_flow_backward)           \
   X(MADEFlowInverse, made_flow_inverse)             \
+  X(MADETransform, made_transform)                  \
   X(WeightNorm, weight_norm)                        \
   X(WeightNormBackward, weight_norm_backward)
 

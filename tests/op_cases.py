@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from conftest import made_params, pixelcnn_params
 
-from vlae_fast import PixelCNNSpec
+from vlae_fast import MADEParams, MADESpec, PixelCNNSpec
+from vlae_fast.ops import MADELayer
 from vlae_fast.ops.pixelcnn.wiring import wiring as wiring_of
 
 
@@ -32,6 +33,40 @@ def flow_arguments(name="z", N=3, D=5, M=12, T=2):
     return {name: torch.randn(N, D), "params": params, "hidden_context": torch.randn(N, T, M)}
 
 
+def residual_spec(D=4, M=7, activation="tanh", scale="softplus", numbers=(1e-3,), gated=False):
+    """Every kind of layer: a residual block, context, gates where wanted, and outputs that see the variables too."""
+    layers = (
+        MADELayer(M, context=True),
+        MADELayer(M + 2, 0, True, context=True),
+        MADELayer(M, 1, True, 0, gated=gated),
+        MADELayer(outputs := D if scale == "none" else 2 * D),
+        MADELayer(outputs, 2, False, 3),
+    )
+    return MADESpec(layers, activation, scale, numbers)
+
+
+def net_params(spec, D):
+    """Random; forbidden connections too. Shifts and what becomes scales stay small, or an inverse blows up."""
+    sizes = spec.sizes(D)
+    columns = [spec.columns(i, D) for i in range(len(spec.layers))]
+    gains = [*[1.0] * (len(columns) - 1), 0.3]
+    draws = zip(spec.layers, columns, gains, strict=True)
+    weight = torch.cat([g * torch.randn(layer.rows * n) / max(n, 1) ** 0.5 for layer, n, g in draws])
+    bias, degrees = 0.3 * torch.randn(sizes["B"]), torch.randint(0, D + 1, (sizes["U"],))
+    return MADEParams(weight, bias, degrees, torch.randperm(D))
+
+
+def net_arguments(name="x", N=3, D=4, M=7, **options):
+    spec = residual_spec(D, M, **{"gated": True} | options)
+    sizes = spec.sizes(D)
+    batched = {
+        name: torch.randn(N, D),
+        "hidden_context": torch.randn(N, sizes["C"]),
+        "gates": torch.rand(N, sizes["G"]),
+    }
+    return batched | {"params": net_params(spec, D), "spec": spec}
+
+
 def norm_arguments():
     return dict(v=torch.randn(5, 9), g=torch.randn(5), live=torch.tensor([0, 9, 3, 8, 1]))
 
@@ -43,9 +78,12 @@ CASES = {
     "pixelcnn_sample": sample_arguments,
     "made_flow_forward": flow_arguments,
     "made_flow_inverse": partial(flow_arguments, "eps"),
+    "made_forward": net_arguments,
+    "made_inverse": partial(net_arguments, "y"),
     "weight_norm": norm_arguments,
 }
-BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context"}
+CPU_ALONE = ("made_forward", "made_inverse")
+BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context", "y", "gates"}
 """Arguments with a batch axis."""
 DIFFERENTIABLE = tuple(op for op in CASES if op != "pixelcnn_sample")
 

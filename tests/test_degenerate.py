@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import assert_close, made_params, pixelcnn_params
-from op_cases import DIFFERENTIABLE, mapped, outputs, tensors_of
+from op_cases import DIFFERENTIABLE, mapped, net_arguments, outputs, tensors_of
 
 from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, ops, use_backend
 
@@ -81,6 +81,18 @@ def flow_cases(most, name="z"):
             yield {name: torch.randn(N, D), "params": params, "hidden_context": maybe(torch.randn(N, T, M))}
 
 
+def net_cases(most, name="x"):
+    for s in products(most, N=2, D=3, M=5):
+        for activation, scale, numbers in (
+            ("relu", "none", ()),
+            ("elu", "soft_clip", (3.0,)),
+            ("silu", "gated", (2.0,)),
+        ):
+            options = dict(activation=activation, scale=scale, numbers=numbers, gated=random.random() < 0.5)
+            arguments = net_arguments(name, **s, **options)
+            yield arguments | ({} if options["gated"] else {"gates": None})
+
+
 def norm_cases(most):
     for s in products(most, R=3, n=5):
         R, n = s.values()
@@ -94,6 +106,8 @@ CASES = {
     "pixelcnn_sample": sample_cases,
     "made_flow_forward": flow_cases,
     "made_flow_inverse": lambda most: flow_cases(most, "eps"),
+    "made_forward": net_cases,
+    "made_inverse": lambda most: net_cases(most, "y"),
     "weight_norm": norm_cases,
 }
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import TOLERANCE
-from op_cases import BATCHED, CASES, DIFFERENTIABLE, mapped, outputs, tensors_of
+from op_cases import BATCHED, CASES, CPU_ALONE, DIFFERENTIABLE, mapped, outputs, tensors_of
 
 from vlae_fast import PixelCNNSpec, ops, reference, use_backend
 
@@ -29,6 +29,7 @@ SIZES = {
         "odd": dict(N=33, D=5, M=33, T=3),
         "paper": dict(N=65, D=64, M=640, T=1),
     },
+    **{op: {"small": {}, "one": dict(N=1, D=1, M=3), "paper": dict(N=65, D=20, M=40)} for op in CPU_ALONE},
     "weight_norm": {"small": {}},
 }
 every_size = pytest.mark.parametrize(

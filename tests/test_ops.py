@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from conftest import TOLERANCE, assert_close, pixelcnn_params
-from op_cases import CASES, DIFFERENTIABLE, mapped, outputs, stack_arguments, tensors_of, wiring_of
+from op_cases import BATCHED, CASES, DIFFERENTIABLE, mapped, outputs, stack_arguments, tensors_of, wiring_of
 
 from vlae_fast import PixelCNNSpec, ops, reference, use_backend
 
@@ -50,7 +50,7 @@ def test_compiles_without_graph_breaks(op):
     compiled = torch.compile(getattr(ops, op), fullgraph=True, backend="aot_eager")
     for a, e in zip(outputs(compiled(**arguments)), outputs(getattr(ops, op)(**arguments)), strict=True):
         assert torch.equal(a, e)
-    if op in ("pixelcnn_sample", "made_flow_inverse"):  # the reference would be unrolled draw by draw
+    if op in ("pixelcnn_sample", "made_flow_inverse", "made_inverse"):  # the reference would be unrolled draw by draw
         return
     exact = mapped(arguments, torch.Tensor.double)
     with use_backend("reference"):  # compiled anew, not reused: the compiled body takes no float64
@@ -58,13 +58,13 @@ def test_compiles_without_graph_breaks(op):
             assert_close(a, e, "float64")
 
 
-@pytest.mark.parametrize("op", ["pixelcnn_log_prob", "made_flow_inverse"])
+@pytest.mark.parametrize("op", ["pixelcnn_log_prob", "made_flow_inverse", "made_inverse"])
 @pytest.mark.usefixtures("device")
 def test_compiled_training_step_has_the_same_gradients(op):
     arguments = mapped(CASES[op](), lambda t: t.clone().requires_grad_())
 
     def loss(**arguments):
-        return getattr(ops, op)(**arguments).sum()
+        return outputs(getattr(ops, op)(**arguments))[0].sum()
 
     eager = torch.autograd.grad(loss(**arguments), tensors_of(arguments))
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -77,7 +77,7 @@ def test_compiled_training_step_has_the_same_gradients(op):
 def test_empty_batch(op):
     arguments = CASES[op]()
     for name, value in arguments.items():
-        if name in ("x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context", "v", "g", "live"):
+        if name in BATCHED | {"v", "g", "live"}:
             arguments[name] = value[:0]
     assert all(len(t) == 0 for t in outputs(getattr(ops, op)(**arguments)))
 
@@ -142,6 +142,19 @@ BAD = [
     ("made_flow_forward", "params", lambda p: p._replace(degrees=p.degrees.int()), TypeError, "params.degrees: "),
     ("made_flow_forward", "params", lambda p: p._replace(bias3=p.bias3[:, :7]), ValueError, "params.bias3"),
     ("made_flow_inverse", "eps", lambda e: e.long(), TypeError, "eps: torch.float32 wanted, got torch.int64"),
+    ("made_forward", "x", lambda x: x[:, :3], ValueError, r"params.positions: shape \[D=3\] wanted, got \[4\]"),
+    ("made_forward", "params", lambda p: p._replace(weight=p.weight[1:]), ValueError, "params.weight: 242 numbers for"),
+    ("made_forward", "params", lambda p: tuple(p), TypeError, "params: MADEParams wanted, got tuple"),
+    ("made_forward", "hidden_context", lambda c: None, ValueError, "hidden_context: 16 numbers for this spec wanted"),
+    ("made_forward", "gates", lambda g: g[:, 1:], ValueError, "gates: 7 numbers for this spec wanted, got 6"),
+    ("made_inverse", "spec", lambda s: None, TypeError, "spec: MADESpec wanted, got NoneType"),
+    (
+        "made_inverse",
+        "params",
+        lambda p: p._replace(positions=p.positions.int()),
+        TypeError,
+        "params.positions: torch.i",
+    ),
     ("weight_norm", "g", lambda g: g[:4], ValueError, r"g: shape \[R=5\] wanted, got \[4\]"),
     ("weight_norm", "live", lambda n: n.int(), TypeError, "live: torch.int64 wanted, got torch.int32"),
 ]

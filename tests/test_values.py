@@ -19,6 +19,7 @@ from torch._subclasses import FakeTensorMode
 
 from vlae_fast import masks, ops, use_backend
 from vlae_fast.checks import NonFiniteError
+from vlae_fast.ops.made.net import layers_of
 
 NAN, INF = float("nan"), float("inf")
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("isa")]
@@ -63,6 +64,22 @@ BAD_VALUES = [
     ("made_flow_forward", "params", lambda p: p._replace(degrees=p.degrees + 1), ValueError, "degrees in 0..4 wanted"),
     ("made_flow_inverse", "params", lambda p: p._replace(degrees=p.degrees - 1), ValueError, "degrees in 0..4 wanted"),
     ("made_flow_inverse", "eps", lambda e: e * NAN, NonFiniteError, "eps: finite values wanted"),
+    ("made_forward", "x", lambda x: x * NAN, NonFiniteError, "x: finite values wanted"),
+    ("made_inverse", "gates", lambda g: g / 0, NonFiniteError, "gates: finite values wanted"),
+    (
+        "made_inverse",
+        "params",
+        lambda p: p._replace(degrees=p.degrees + 1),
+        ValueError,
+        r"params.degrees: degrees in 0..4",
+    ),
+    (
+        "made_forward",
+        "params",
+        lambda p: p._replace(positions=p.positions.clamp(max=2)),
+        ValueError,
+        "params.positions: 0..3, each once, wanted",
+    ),
     ("weight_norm", "live", lambda n: n + 1, ValueError, "live: values in 0..9 wanted, got 1 to 10"),
     ("weight_norm", "live", lambda n: n - 1, ValueError, "live: values in 0..9 wanted, got -1 to 8"),
 ]
@@ -145,6 +162,9 @@ def forbidden(op, arguments):
     if op == "weight_norm":
         return {"v": torch.arange(9) < arguments["live"][:, None]}
     params = arguments["params"]
+    if "spec" in arguments and op.startswith("made"):
+        layers = layers_of(params, arguments["spec"])
+        return {"weight": torch.cat([layer.mask.flatten() for layer in layers])}
     if op.startswith("made"):
         first, second, third = masks.made_masks(params.degrees, params.weight1.shape[2], like=params.weight1)
         return {"weight1": first, "weight2": second, "weight3": third.repeat(2, 1)}
@@ -192,7 +212,9 @@ def float_parameters(op):
     """Names of those that no body looks at, but which must show."""
     arguments = CASES[op]()
     names = arguments["params"]._fields if "params" in arguments else ("weight", "bias", "gain", "v", "g")
-    return [name for name in names if name != "degrees" and ("params" in arguments or name in arguments)]
+    return [
+        name for name in names if name not in ("degrees", "positions") and ("params" in arguments or name in arguments)
+    ]
 
 
 NAN_CASES = [(op, name) for op in CASES for name in float_parameters(op)]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from vlae_fast import ops, reference
 from vlae_fast.config import PixelCNNSpec, TrainConfig, VLAEConfig
 from vlae_fast.model import VLAE
-from vlae_fast.ops import use_backend
-from vlae_fast.params import MADEFlowParams, PixelCNNParams
+from vlae_fast.ops import MADESpec, use_backend
+from vlae_fast.params import MADEFlowParams, MADEParams, PixelCNNParams
 
 if TYPE_CHECKING:
     from vlae_fast import plots as plots
@@ -21,6 +21,8 @@ __version__ = version("vlae_fast")
 __all__ = [
     "VLAE",
     "MADEFlowParams",
+    "MADEParams",
+    "MADESpec",
     "PixelCNNParams",
     "PixelCNNSpec",
     "TrainConfig",

@@ -8,6 +8,7 @@ from torch import Tensor
 __all__ = [
     "causal3x3",
     "made_degrees",
+    "made_layer",
     "made_live",
     "made_masks",
     "made_weights",
@@ -66,6 +67,11 @@ def made_masks(degrees: Tensor, latent_size: int, like: Tensor) -> tuple[Tensor,
     second = degrees[:, None] >= degrees[None, :]
     third = inputs[:, None] > degrees[None, :]
     return first.to(like.dtype), second.to(like.dtype), third.to(like.dtype)
+
+
+def made_layer(degrees: Tensor, seen: Tensor) -> Tensor:
+    """1 where a unit of one of the `degrees` [rows] sees what counts as of degree `seen` [columns]: [rows, columns]."""
+    return (degrees[:, None] >= seen[None, :]).to(torch.int8)
 
 
 def made_weights(params: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

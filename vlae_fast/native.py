@@ -11,6 +11,10 @@ from vlae_fast.ops.made.cpu import (
     made_flow_forward_backward,
     made_flow_inverse,
     made_flow_inverse_backward,
+    made_forward,
+    made_forward_backward,
+    made_inverse,
+    made_inverse_backward,
 )
 from vlae_fast.ops.masked_conv.cpu import masked_conv3x3, masked_conv3x3_backward
 from vlae_fast.ops.pixelcnn.cpu import (
@@ -29,6 +33,10 @@ __all__ = [
     "made_flow_forward_backward",
     "made_flow_inverse",
     "made_flow_inverse_backward",
+    "made_forward",
+    "made_forward_backward",
+    "made_inverse",
+    "made_inverse_backward",
     "masked_conv3x3",
     "masked_conv3x3_backward",
     "pixelcnn_log_prob",

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
-__all__ = ["DTYPES", "OPTIONAL", "PARAMS", "SHAPES", "MADEFlowParams", "PixelCNNParams", "check_sizes"]
+__all__ = ["DTYPES", "OPTIONAL", "PARAMS", "SHAPES", "MADEFlowParams", "MADEParams", "PixelCNNParams", "check_sizes"]
 
 
 class PixelCNNParams(NamedTuple):
@@ -57,8 +57,25 @@ class MADEFlowParams(NamedTuple):
     """[M] int64, non-decreasing, in 0..D-1; the same for both hidden layers."""
 
 
-PARAMS: dict[str, type[PixelCNNParams] | type[MADEFlowParams]] = {
-    "pixelcnn": PixelCNNParams, "made_flow": MADEFlowParams,
+class MADEParams(NamedTuple):
+    """Plain tensors of one autoregressive net of any wiring (`ops.MADESpec`), those of its layers one after the other.
+
+    A unit of degree d sees the d variables that come first and the units of degree <= d; the outputs of a variable see
+    what stands before it. Connections that this forbids are ignored.
+    """
+
+    weight: Annotated[Tensor, "W"]
+    """[W]: [rows, columns] of each layer."""
+    bias: Annotated[Tensor, "B"]
+    """[B]: [rows] of each layer."""
+    degrees: Annotated[Tensor, "U"]
+    """[U] int64 in 0..D, in any order: [rows] of each layer but the last."""
+    positions: Annotated[Tensor, "D"]
+    """[D] int64: where each variable comes in the order; 0..D-1, each once."""
+
+
+PARAMS: dict[str, type[PixelCNNParams] | type[MADEFlowParams] | type[MADEParams]] = {
+    "pixelcnn": PixelCNNParams, "made_flow": MADEFlowParams, "made": MADEParams,
 }  # fmt: skip
 """Op -> the class of its params."""
 
@@ -79,12 +96,15 @@ SHAPES: dict[str, dict[str, str]] = {
     "made_flow": {
         "z": "N D", "eps": "N D", "hidden_context": "N T M", "deps": "N D", "dlog_det": "N", "dz": "N D",
     } | _named(MADEFlowParams),
+    "made": {
+        "x": "N D", "y": "N D", "hidden_context": "N C", "gates": "N G", "dresult": "N D", "dlog_det": "N",
+    } | _named(MADEParams),
     "weight_norm": {"v": "R n", "g": "R", "live": "R", "dw": "R n"},
 }  # fmt: skip
 """Op -> tensor -> its axes; gradients of outputs among them. A letter is the same size wherever it stands."""
-OPTIONAL = {"gain", "residual", "given", "hidden_context"}
+OPTIONAL = {"gain", "residual", "given", "hidden_context", "gates"}
 """Tensors that may be None."""
-DTYPES = {"given": torch.int8, "live": torch.int64, "params.degrees": torch.int64}
+DTYPES = {"given": torch.int8, "live": torch.int64, "params.degrees": torch.int64, "params.positions": torch.int64}
 """Of those that are not float32."""
 
 

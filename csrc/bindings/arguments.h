@@ -38,6 +38,8 @@ template <>
 struct Argument<const MADEFlowParams&> : Pointers<MADEFlowParams> {};
 template <>
 struct Argument<const MADEFlowGrads&> : Pointers<MADEFlowGrads> {};
+template <>
+struct Argument<const MADEArrays&> : Pointers<MADEArrays> {};
 
 // A struct of these fields, in order.
 template <class T, class... Fields>
@@ -54,6 +56,9 @@ struct Argument<const PixelCNN&>
     : Sizes<PixelCNN, Index, Index, Index, Index, Index, Index, Index, Index, const Wire*, float, Index> {};
 template <>
 struct Argument<const MADEFlow&> : Sizes<MADEFlow, Index, Index, Index, Index, bool> {};
+template <>
+struct Argument<const MADE&> : Sizes<MADE, Index, Index, Index, Index, Index, const MADELayer*, const std::int64_t*,
+                                     Index, Index, float, float, bool> {};
 
 // Adds a function that takes what Python sends for A... and calls call(A...) without Python's lock.
 template <class... A, class Call>

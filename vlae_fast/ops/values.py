@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast.checks import NonFiniteError
+from vlae_fast.checks import NonFiniteError, shown
 
-__all__ = ["binary", "degrees", "drawn", "finite", "uniform", "within"]
+__all__ = ["binary", "degrees", "drawn", "finite", "order", "uniform", "within"]
 
 
 def finite(**tensors: Tensor | None) -> None:
@@ -54,6 +54,15 @@ def degrees(tensor: Tensor, latent_size: int) -> None:
         return
     if not (order[0] >= 0 and order[-1] < latent_size and (order[1:] >= order[:-1]).all()):
         _refuse("params.degrees", f"non-decreasing degrees in 0..{latent_size - 1}", order)
+
+
+def order(degrees: Tensor, positions: Tensor) -> None:
+    """Degrees and positions of MADEParams."""
+    D = positions.numel()
+    within("params.degrees", degrees, f"degrees in 0..{D}", 0, D)
+    places = _values(positions)
+    if places is not None and not (np.sort(places) == np.arange(D)).all():
+        raise ValueError(f"params.positions: 0..{D - 1}, each once, wanted, got {shown(places.tolist())}")
 
 
 def drawn(images: Tensor) -> None:

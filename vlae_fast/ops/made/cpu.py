@@ -1,5 +1,7 @@
 """CPU bodies of a MADE flow's ops: addresses and sizes go to the compiled C++ (csrc/vlae.h)."""
 
+from array import array
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -8,9 +10,20 @@ from torch import Tensor
 from vlae_fast import _native
 from vlae_fast.ops import values
 from vlae_fast.ops.arguments import addresses, operands
-from vlae_fast.ops.made import implicit
+from vlae_fast.ops.made import derivative, implicit
+from vlae_fast.ops.made.spec import MADESpec, spec_of
+from vlae_fast.params import MADEParams
 
-__all__ = ["made_flow_forward", "made_flow_forward_backward", "made_flow_inverse", "made_flow_inverse_backward"]
+__all__ = [
+    "made_flow_forward",
+    "made_flow_forward_backward",
+    "made_flow_inverse",
+    "made_flow_inverse_backward",
+    "made_forward",
+    "made_forward_backward",
+    "made_inverse",
+    "made_inverse_backward",
+]
 
 _CPU = torch.device("cpu")
 Params = list[Tensor]
@@ -60,3 +73,94 @@ def made_flow_inverse_backward(dz: Tensor, z: Tensor, params: Params, hidden_con
     _made_flow(params, z=z, hidden_context=hidden_context, dz=dz)
     deps = implicit.deps(dz, z, params, hidden_context)
     return [deps, *made_flow_forward_backward(-deps, z.new_zeros(len(z)), z, params, hidden_context)[1:]]
+
+
+# `wiring` is what `spec.wiring_of` makes of a spec.
+
+
+def _made(
+    x: Tensor, params: Params, hidden_context: Tensor | None, gates: Tensor | None, wiring: Any, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    name = "y" if inverse else "x"
+    spec, sizes = _net(params, wiring, **{name: x}, hidden_context=hidden_context, gates=gates)
+    values.finite(**{name: x}, hidden_context=hidden_context, gates=gates)
+    result, log_det = torch.empty_like(x), x.new_empty(len(x))
+    table = _layers(spec, params, sizes["D"])
+    net = (*(sizes.get(a, 0) for a in "ND"), len(spec.layers), sizes.get("C", 0), sizes.get("G", 0))
+    arrays = addresses(x, hidden_context, gates, result, log_det)
+    _native.made_transform(
+        (*net, table.buffer_info()[0], params[3].data_ptr(), *wiring[1:], inverse), arrays, torch.get_num_threads()
+    )
+    return result, log_det
+
+
+def _net(params: Params, wiring: Any, **tensors: Tensor | None) -> tuple[MADESpec, dict[str, int]]:
+    """The spec, and sizes that fit it and one another."""
+    spec, sizes = spec_of(*wiring), operands("made", _CPU, params, **tensors)
+    spec.check(sizes)
+    values.order(params[2], params[3])
+    return spec, sizes
+
+
+def _layers(spec: MADESpec, params: Params, D: int) -> "array[int]":
+    """MADELayer of csrc/vlae.h, one after the other."""
+    weight, bias, degrees = (p.data_ptr() for p in params[:3])
+    activated = {layer.source for layer in spec.layers if layer.activated}
+    rows = [layer.rows for layer in spec.layers]
+    weights = [n * spec.columns(i, D) for i, n in enumerate(rows)]
+    starts = zip(
+        accumulate([weight, *(4 * n for n in weights[:-1])]),
+        accumulate([bias, *(4 * n for n in rows[:-1])]),
+        accumulate([degrees, *(8 * n for n in rows[:-1])]),
+        spec.starts("context"),
+        spec.starts("gated"),
+        strict=True,
+    )
+    table = array("q")
+    for i, (layer, (*own, context, gate)) in enumerate(zip(spec.layers, starts, strict=True)):
+        table.extend([*own, layer.rows, layer.source, layer.activated, layer.adds, context, gate, i in activated])
+    return table
+
+
+def made_forward(
+    x: Tensor, params: Params, hidden_context: Tensor | None, gates: Tensor | None, *wiring: Any
+) -> tuple[Tensor, Tensor]:
+    """See `vlae_fast.reference.made_forward`."""
+    return _made(x, params, hidden_context, gates, wiring, False)
+
+
+def made_inverse(
+    y: Tensor, params: Params, hidden_context: Tensor | None, gates: Tensor | None, *wiring: Any
+) -> tuple[Tensor, Tensor]:
+    """See `vlae_fast.reference.made_inverse`."""
+    return _made(y, params, hidden_context, gates, wiring, True)
+
+
+def made_forward_backward(
+    dresult: Tensor,
+    dlog_det: Tensor,
+    x: Tensor,
+    params: Params,
+    hidden_context: Tensor | None,
+    gates: Tensor | None,
+    *wiring: Any,
+) -> list[Tensor]:
+    """Gradients [dx, dweight, dbias, dhidden_context, dgates] of `made_forward`; the last two may be empty."""
+    tensors = {"hidden_context": hidden_context, "gates": gates, "dresult": dresult, "dlog_det": dlog_det}
+    spec, _ = _net(params, wiring, x=x, **tensors)
+    return derivative.forward_gradients(dresult, dlog_det, x, MADEParams(*params), spec, hidden_context, gates)
+
+
+def made_inverse_backward(
+    dresult: Tensor,
+    dlog_det: Tensor,
+    x: Tensor,
+    params: Params,
+    hidden_context: Tensor | None,
+    gates: Tensor | None,
+    *wiring: Any,
+) -> list[Tensor]:
+    """Gradients [dy, dweight, dbias, dhidden_context, dgates] of `made_inverse`; the last two may be empty."""
+    tensors = {"hidden_context": hidden_context, "gates": gates, "dresult": dresult, "dlog_det": dlog_det}
+    spec, _ = _net(params, wiring, x=x, **tensors)
+    return derivative.inverse_gradients(dresult, dlog_det, x, MADEParams(*params), spec, hidden_context, gates)

@@ -1,7 +1,7 @@
 """MADE flows: addresses and sizes go to the CUDA extension (csrc/vlae_cuda.h)."""
 
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -10,7 +10,16 @@ from vlae_fast.ops.arguments import addresses, operands
 from vlae_fast.ops.launch import check_counts
 from vlae_fast.ops.made import implicit
 
-__all__ = ["made_flow_forward", "made_flow_forward_backward", "made_flow_inverse", "made_flow_inverse_backward"]
+__all__ = [
+    "made_flow_forward",
+    "made_flow_forward_backward",
+    "made_flow_inverse",
+    "made_flow_inverse_backward",
+    "made_forward",
+    "made_forward_backward",
+    "made_inverse",
+    "made_inverse_backward",
+]
 
 Params = list[Tensor]
 """The fields of MADEFlowParams, in order."""
@@ -77,3 +86,17 @@ def made_flow_inverse_backward(dz: Tensor, z: Tensor, params: Params, hidden_con
     operands("made_flow", None, params, z=z, hidden_context=hidden_context, dz=dz)
     deps = implicit.deps(dz, z, params, hidden_context)
     return [deps, *made_flow_forward_backward(-deps, z.new_zeros(len(z)), z, params, hidden_context)[1:]]
+
+
+def _no_body(op: str) -> Any:
+    def body(*arguments: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"{op}: no CUDA body for nets of any wiring: move the tensors to the CPU, or use "
+            "vlae_fast.use_backend('reference'); made_flow_forward and made_flow_inverse have CUDA bodies"
+        )
+
+    return body
+
+
+made_forward, made_forward_backward = _no_body("made_forward"), _no_body("made_forward_backward")
+made_inverse, made_inverse_backward = _no_body("made_inverse"), _no_body("made_inverse_backward")

@@ -5,10 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlae_fast import masks
+from vlae_fast.ops.made.net import evaluate, layers_of, log_scale
+from vlae_fast.ops.made.spec import MADESpec
 from vlae_fast.ops.plain import Visit, unchanged
-from vlae_fast.params import MADEFlowParams
+from vlae_fast.params import MADEFlowParams, MADEParams
 
-__all__ = ["made_flow_forward", "made_flow_inverse"]
+__all__ = ["made_flow_forward", "made_flow_inverse", "made_forward", "made_inverse"]
 
 
 def _connected(params: MADEFlowParams) -> MADEFlowParams:
@@ -60,3 +62,43 @@ def made_flow_inverse(eps: Tensor, params: MADEFlowParams, hidden_context: Tenso
             drawn = (out[:, j] if s is None else out[:, j] * torch.exp(s[:, j])) + mu[:, j]
             y = torch.cat([y[:, :j], drawn[:, None], y[:, j + 1 :]], 1)
     return y
+
+
+def made_forward(
+    x: Tensor,
+    params: MADEParams,
+    spec: MADESpec,
+    hidden_context: Tensor | None = None,
+    gates: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One masked autoregressive transform, `y = scale(x) * x + shift(x)` (Papamakarios et al. 2017, arXiv:1705.07057).
+
+    x [N, D], hidden_context [N, C], gates [N, G] -> y [N, D], log_det [N] = the sum of all log scales. `spec` says what
+    the net and the scales are.
+    """
+    values, _ = evaluate(x, layers_of(params, spec), spec, hidden_context, gates)
+    shift, log = _transform(values[-1], x.shape[1], spec)
+    return torch.exp(log) * x + shift, log.sum(1)
+
+
+def made_inverse(
+    y: Tensor,
+    params: MADEParams,
+    spec: MADESpec,
+    hidden_context: Tensor | None = None,
+    gates: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The x [N, D] for which `made_forward(x)` is y [N, D], and its log_det [N]. D passes."""
+    layers = layers_of(params, spec)
+    x = log = 0.0 * y  # which a gradient can go through where D is 0
+    for _ in range(y.shape[1]):
+        values, _ = evaluate(x, layers, spec, hidden_context, gates)
+        shift, log = _transform(values[-1], y.shape[1], spec)
+        x = (y - shift) * torch.exp(-log)
+    return x, -log.sum(1)
+
+
+def _transform(out: Tensor, D: int, spec: MADESpec) -> tuple[Tensor, Tensor]:
+    """Shift and log scale of outputs [N, D or 2D]."""
+    shift, log = out[:, :D], log_scale(out[:, D:] if out.shape[1] > D else out, spec)
+    return shift * -torch.expm1(log) if spec.scale == "gated" else shift, log
