@@ -15,7 +15,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"__init__"},
-    {"train", "evaluate"},
+    {"accelerate", "train", "evaluate"},
     {"latent", "plots", "run_folder", "rounds", "device", "batches", "objective", "console"},
     {"model"},
     {"networks", "distributions", "inpainting", "inputs"},

@@ -37,7 +37,7 @@ _LATER = {"Dataset": "data", "Trainer": "train", "load": "data"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("evaluate", "plots"):
+    if name in ("accelerate", "evaluate", "plots"):
         return import_module(f"vlae_fast.{name}")
     if name in _LATER:
         return getattr(import_module(f"vlae_fast.{_LATER[name]}"), name)
