@@ -24,6 +24,8 @@ from ptx import cuda, executor
 from ptx.program import Program
 
 from benchmarks import registry
+from benchmarks.case import Size, label
+from benchmarks.gpu_report import H200
 from benchmarks.launches import bodies
 from benchmarks.ops import made, pixelcnn
 from vlae_fast.kernels import pixelcnn_sample
@@ -36,7 +38,8 @@ MULTIPROCESSORS, GIGAHERTZ = 132, 1.755
 RESIDENT_THREADS, REGISTERS = 2048, 65536
 """Of a multiprocessor."""
 BARRIER_CYCLES = 30.0
-PIPES = ("fma", "alu", "mufu", "shared", "global", "tensor", "shuffle", "other")
+LIMITS = (*executor.PIPES, "issue")
+Times = NDArray[np.float64]
 TABLE = {  # cycles of a multiprocessor for a warp, latency in cycles
     "fma": (0.25, 4.0),  # 128 lanes a cycle
     "alu": (0.5, 5.0),  # 64 lanes a cycle
@@ -58,14 +61,14 @@ def _cost(text: str, pipe: str) -> tuple[int, float, float]:
     words = text.split()
     name = words[1] if words[0][0] == "@" else words[0]
     if name.startswith(FREE) or pipe not in TABLE:
-        return PIPES.index("other"), 0.0, 0.0
+        return executor.PIPES.index("other"), 0.0, 0.0
     cycles, latency = TABLE[pipe]
     if pipe == "global":  # the executor counts what the addresses take
-        return PIPES.index(pipe), cycles, latency
+        return executor.PIPES.index(pipe), cycles, latency
     factor = SLOW.get(
         name, 2 if pipe == "alu" and name.endswith("64") else 4 if ".v4" in name else 2 if ".v2" in name else 1
     )
-    return PIPES.index(pipe), factor * cycles, latency + (latency / 2 * (factor - 1) if pipe == "alu" else 0)
+    return executor.PIPES.index(pipe), factor * cycles, latency + (latency / 2 * (factor - 1) if pipe == "alu" else 0)
 
 
 def costs(program: Program) -> tuple[NDArray[Any], float]:
@@ -75,25 +78,31 @@ def costs(program: Program) -> tuple[NDArray[Any], float]:
 
 
 class Prediction(NamedTuple):
-    """Of one call, microseconds."""
+    """Of one call."""
 
-    all: float
-    chain: float
-    """What the dependent instructions take by themselves, with barriers."""
-    pipes: float
-    """What the busiest pipe takes by itself."""
+    size: Size
+    """As the case has it."""
+    microseconds: Times
+    """In all; by dependent instructions alone, with barriers; by the busiest pipe alone; then by each of LIMITS."""
+
+    @property
+    def limit(self) -> str:
+        """What the time goes to."""
+        _, chain, pipes, *each = self.microseconds.tolist()
+        return "latency" if chain > pipes else LIMITS[int(np.argmax(each))]
 
 
-def predict(launches: list[executor.Launched], blocks: float, resident: int, repeat: float = 1.0) -> Prediction:
+def predict(launches: list[executor.Launched], blocks: float, resident: int, repeat: float = 1.0) -> Times:
     """Of `blocks` blocks like those that ran, `resident` at a time on a multiprocessor; each launch `repeat` times."""
-    total = np.zeros(3)
+    total = np.zeros(3 + len(LIMITS))
     for launched in launches:
-        chain, pipes, both = launched.cycles
+        chain, busy, both = launched.cycles[:3]
         on_one = -(-blocks // MULTIPROCESSORS)
         together = min(resident, on_one)
         rounds = on_one / together * repeat
-        total += np.array([max(both, together * pipes), chain, together * pipes]) * rounds
-    return Prediction(*(total / GIGAHERTZ / 1e3))
+        pipes = together * busy
+        total += rounds * np.array([max(both, pipes), chain, pipes, *(together * launched.cycles[3:])])
+    return total / GIGAHERTZ / 1e3
 
 
 def launched(session: executor.Session, op: str, **size: int) -> list[executor.Launched]:
@@ -104,25 +113,28 @@ def launched(session: executor.Session, op: str, **size: int) -> list[executor.L
     return list(session.launches)
 
 
-def pixelcnn_rows(session: executor.Session) -> Iterator[tuple[str, int, Prediction]]:
-    """Name, batch and prediction."""
+def pixelcnn_rows(session: executor.Session) -> Iterator[tuple[str, Prediction]]:
+    """Ops and predictions."""
     for op in ("pixelcnn_log_prob", "pixelcnn_log_prob + gradients"):
         one = launched(session, op, N=1, **pixelcnn.PAPER)
         for N in (1, 1024):  # each program takes one image after another
-            yield op, N, predict(one, min(N, MULTIPROCESSORS), 1, -(-N // MULTIPROCESSORS))
+            size = {"N": N, **pixelcnn.PAPER}
+            yield op, Prediction(size, predict(one, min(N, MULTIPROCESSORS), 1, -(-N // MULTIPROCESSORS)))
     for N in (1, 4096):
         tile = [t for t in pixelcnn_sample.TILES if t.least_batch <= N][-1]
         with mock.patch.object(pixelcnn_sample, "TILES", (tile._replace(least_batch=1),)):
             ran = launched(session, "pixelcnn_sample", N=tile.images, **pixelcnn.PAPER)
         resident = min(RESIDENT_THREADS // ran[0].threads, REGISTERS // (128 * ran[0].threads))
-        yield "pixelcnn_sample", N, predict(ran, -(-N // tile.images), resident)
+        size = {"N": N, **pixelcnn.PAPER}
+        yield "pixelcnn_sample", Prediction(size, predict(ran, -(-N // tile.images), resident))
 
 
-def made_rows(session: executor.Session) -> Iterator[tuple[str, int, Prediction]]:
+def made_rows(session: executor.Session) -> Iterator[tuple[str, Prediction]]:
     for N in (1, 64):
+        size = made.BASE | {"N": N}
         for op in ("made_flow_forward", "made_flow_inverse"):
-            parts = [predict([one], one.grid[0], 1) for one in launched(session, op, **made.BASE | {"N": N})]
-            yield op, N, Prediction(*(sum(p) for p in zip(*parts, strict=True)))
+            parts = [predict([one], one.grid[0], 1) for one in launched(session, op, **size)]
+            yield op, Prediction(size, np.sum(parts, 0))
 
 
 def main() -> None:
@@ -144,14 +156,22 @@ def main() -> None:
         '"paper": twelve untied masked layers of 12 channels, 28x28 pixels; a flow of four steps of 64 variables and',
         "640 hidden units.",
         "",
-        "| op | batch | predicted, us | a sample, us | dependent instructions alone, us | busiest pipe alone, us |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "`python benchmarks/gpu_report.py` prints these times beside those that it measures. *Chain*: what",
+        "instructions that wait for one another take by themselves; *pipes*: what the busiest pipe takes by itself;",
+        "*limit*: which that is, or the latency of the chain; *floor*: what arithmetic or memory traffic alone would",
+        "take.",
+        "",
+        "| case | predicted, us | a sample, us | chain, us | pipes, us | limit | floor, us | predicted / floor |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for op, N, (microseconds, chain, pipes) in found:
+    for op, prediction in found:
+        size, (all_us, chain, pipes, *_) = prediction.size, prediction.microseconds.tolist()
+        floor = 1e6 * registry.named(op).work(**size).floor_seconds(H200)
         lines.append(
-            f"| `{op}` | {N:,} | {microseconds:,.0f} | {microseconds / N:,.2f} | {chain:,.0f} | {pipes:,.0f} |"
+            f"| `{op} {label(size)}` | {all_us:,.0f} | {all_us / size['N']:,.2f} | {chain:,.0f} | {pipes:,.0f} "
+            f"| {prediction.limit} | {floor:,.{0 if floor > 10 else 2}f} | {all_us / floor:,.0f} |"
         )
-        print(lines[-1])
+        print(lines[-1], flush=True)
     (ROOT / "benchmarks/gpu_predicted.md").write_text("\n".join(lines) + "\n")
 
 

@@ -1,9 +1,10 @@
 """Everything about the CUDA bodies that only a GPU can tell: `python benchmarks/gpu_report.py [--dry-run] [--out DIR]`.
 
 Builds the package from this tree, checks every op against the float64 reference, runs compute-sanitizer where it is
-found, times every op and the whole model against plain torch, and writes gpu_report.json and gpu_report.md. Needs no
-network and no installed vlae_fast. Each part runs in a process of its own, so that one that crashes or hangs stops no
-other; what would not fit into the time is skipped and says so. Exit status 1 if anything failed.
+found, times every op and the whole model against plain torch, with the times that gpu_predicted.md predicts beside
+them, and writes gpu_report.json and gpu_report.md. Needs no network and no installed vlae_fast. Each part runs in a
+process of its own, so that one that crashes or hangs stops no other; what would not fit into the time is skipped and
+says so. Exit status 1 if anything failed.
 
 `--dry-run` needs no GPU: the same walk on the CPU, tiny; Triton launches are compiled instead of run.
 """
@@ -38,6 +39,8 @@ SECONDS = 450
 ROUNDS_SECONDS = 1.2
 """For all contenders of a case at a size."""
 H200 = {"gflops": 67e3, "bandwidth": [{"bytes": 0, "read_gbs": 4300, "copy_gbs": 4300}]}
+PREDICTED = re.compile(r"^\| `(?P<case>[^`]+)` \| (?P<microseconds>[\d,]+) \|", re.MULTILINE)
+"""A line of gpu_predicted.md."""
 CHECK = re.compile(r"\S*::(?P<name>.+) (?P<status>PASSED|FAILED|ERROR|SKIPPED)\b")
 FAILURE = re.compile(r"(?:FAILED|ERROR) \S*::(?P<name>.+?) - (?P<detail>.*)")
 """What pytest says of a test, and why it failed."""
@@ -191,6 +194,12 @@ def times_of(case: "Case", size: dict[str, int], device: str) -> None:
         attempt(f"{where}: {name}", lambda record=record: record)
 
 
+def predicted() -> dict[str, float]:
+    """Case -> milliseconds that are predicted for ours."""
+    text = (ROOT / "benchmarks/gpu_predicted.md").read_text()
+    return {line["case"]: float(line["microseconds"].replace(",", "")) / 1e3 for line in PREDICTED.finditer(text)}
+
+
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
@@ -231,14 +240,17 @@ def markdown(about: dict[str, str], records: list[Record]) -> str:
         lines += [
             "## Times",
             "",
-            row("case", "contender", "ms", "samples/s", "ours is faster by", "counted floor / time"),
+            row("case", "contender", "ms", "predicted ms", "samples/s", "ours is faster by", "counted floor / time"),
         ]
-        lines += [row(*["---"] * 6)]
+        lines += [row(*["---"] * 7)]
+        expected = predicted()
         ours = {r["case"]: r["ms"] for r in reversed(times) if r["contender"] == "ours"}
         for r in times:
             ratio = f"{r['ms'] / ours[r['case']]:.2f}x" if r["case"] in ours else ""
             floor = f"{r['of_floor']:.0%}" if r["of_floor"] else ""
-            lines.append(row(r["case"], r["contender"], f"{r['ms']:.4g}", f"{r['per_second']:.4g}", ratio, floor))
+            ms = expected.get(r["case"]) if r["contender"].startswith("ours") else None
+            told = "" if ms is None else f"{ms:.4g}"
+            lines.append(row(r["case"], r["contender"], f"{r['ms']:.4g}", told, f"{r['per_second']:.4g}", ratio, floor))
     lines += ["", "## Checks", "", row("part", "check", "status", "detail"), row(*["---"] * 4)]
     lines += [row(r["section"], r["name"], r["status"], r.get("detail", "")[:300]) for r in records if "ms" not in r]
     return "\n".join(lines) + "\n"

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.case import OURS, Work
+from benchmarks.case import OURS, Work, label
 from benchmarks.compare import LAUNCHES, verdict
+from benchmarks.gpu_report import markdown as gpu_markdown
+from benchmarks.gpu_report import predicted
 from benchmarks.ops import made, pixelcnn
+from benchmarks.registry import every
 from benchmarks.report import BEGIN, END, README_LINES, html, markdown, readme_block, with_block
 from benchmarks.result_file import Results
 from benchmarks.timing import Block, NotQuietError, pair_up, quartiles
@@ -105,3 +108,17 @@ def test_multiply_adds_are_those_the_masks_leave():
     assert pixelcnn.work(N=1, image=1, channels=12, layers=5).multiply_adds == 5244  # counted by hand for reading R1
     degrees = masks.made_degrees(2, 2)  # one unit sees z0, one both: 3 + 3 connections, and z1 sees the first unit
     assert made.flow_work(N=1, degrees=degrees, D=2, T=1).multiply_adds == 7
+
+
+def test_the_gpu_report_has_the_predicted_time_beside_the_measured_one():
+    measured = {f"{case.op} {label(size)}" for case in every() for size in case.gpu.sizes}
+    both = sorted(measured & predicted().keys())
+    assert {case.split(" N=")[0] for case in both} == {
+        "pixelcnn_log_prob", "pixelcnn_log_prob + gradients", "pixelcnn_sample", "made_flow_forward",
+        "made_flow_inverse",
+    }  # fmt: skip
+    figures = {"section": "timings", "name": "", "status": "ok", "ms": 123.0, "per_second": 4.0, "of_floor": 0.5}
+    records = [figures | {"case": both[0], "contender": who} for who in ("ours", "ours, graph", "torch eager")]
+    lines = [line for line in gpu_markdown({}, records).splitlines() if "| 123 |" in line]
+    told = f"{predicted()[both[0]]:.4g}"
+    assert [line.split(" | ")[3].strip() for line in lines] == [told, told, ""]

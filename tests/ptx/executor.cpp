@@ -33,7 +33,8 @@ struct Launch {
   std::int64_t* counts;            // [length], added to: how often warps took each instruction
   const Cost* costs;               // [length], or null: what each instruction takes of a multiprocessor
   double barrier_cycles, *cycles;  // written: of the slowest block, by the chain of dependent instructions between
-                                   // barriers, by the busiest pipe between them, and by the longer one of the two
+                                   // barriers, by the busiest pipe between them, and by the longer one of the two;
+                                   // then [pipes] by each pipe, and by the issue of instructions
 };
 
 enum Special { thread_x, thread_yz, block_x, block_y, block_z, threads_x, one, blocks_x, blocks_y, blocks_z, lane_id };
@@ -49,6 +50,7 @@ class Clock {
       for (int file = 0; file < 3; ++file)
         t.ready[file].assign(static_cast<std::size_t>(file == 0 ? words : file == 1 ? longs : predicates), 0.0);
     std::fill_n(used_, pipes, 0.0);
+    std::fill_n(total, pipes + 1, 0.0);
     issued_ = start_ = chain = busy = both = 0;
   }
 
@@ -73,7 +75,8 @@ class Clock {
   void barrier(double cycles) {
     double last = start_, most = issued_;
     for (Timeline& t : warps_) t.finish(), last = std::max(last, t.begin);
-    for (double& used : used_) most = std::max(most, used), used = 0;
+    for (int i = 0; i < pipes; ++i) most = std::max(most, used_[i]), total[i] += used_[i], used_[i] = 0;
+    total[pipes] += issued_;
     chain += last - start_ + cycles;
     busy += most;
     both += std::max(last - start_ + cycles, most);
@@ -82,7 +85,7 @@ class Clock {
     for (Timeline& t : warps_) t.begin = t.last = start_;
   }
 
-  double chain, busy, both;
+  double chain, busy, both, total[pipes + 1];
 
  private:
   struct Timeline {
@@ -173,8 +176,10 @@ class Runner {
       release();
       if (launch_.order == shuffled) arrange(order);
     }
-    if (launch_.costs && clock_.both > launch_.cycles[2])
+    if (launch_.costs && clock_.both > launch_.cycles[2]) {
       launch_.cycles[0] = clock_.chain, launch_.cycles[1] = clock_.busy, launch_.cycles[2] = clock_.both;
+      std::copy_n(clock_.total, pipes + 1, launch_.cycles + 3);
+    }
   }
 
   void begin(Warp& w, int number, std::int64_t block) {

@@ -26,6 +26,8 @@ MOST_INSTRUCTIONS = 50_000_000
 """Of all warps of a launch, before it counts as one that does not end."""
 
 
+PIPES = ("fma", "alu", "mufu", "shared", "global", "tensor", "shuffle", "other")
+"""What carries instructions out."""
 COST = np.dtype([("pipe", np.int64), ("cycles", np.float64), ("latency", np.float64)])
 """struct Cost of executor.cpp."""
 
@@ -76,11 +78,12 @@ def run(
     """Runs a kernel; `regions` are the addresses and bytes that it may touch. Raises PTXError.
 
     Returns how often warps took each instruction, by its place in the program; and, where `costs` (COST) say what each
-    instruction takes, the cycles of the slowest block: by dependent instructions, by the busiest pipe, by both.
+    instruction takes, the cycles of the slowest block: by dependent instructions, by the busiest pipe, by both; then by
+    each of PIPES, and by the issue of instructions.
     """
     if len(parameters) != program.parameter_bytes:
         raise PTXError(f"{program.name}: {program.parameter_bytes} bytes of parameters wanted, got {len(parameters)}")
-    counts, cycles = np.zeros(len(program.code), np.int64), np.zeros(3)
+    counts, cycles = np.zeros(len(program.code), np.int64), np.zeros(3 + len(PIPES) + 1)
     constants, specials = (
         np.array(t, np.int64).reshape(-1, n) for t, n in ((program.constants, 3), (program.specials, 2))
     )
@@ -114,7 +117,7 @@ class Launched:
     instructions: Counter[str]
     """Of warps, by pipe."""
     cycles: NDArray[np.float64]
-    """Of the slowest block: by dependent instructions, by the busiest pipe, by both; 0 where nobody counted."""
+    """As `run` returns them; 0 where nobody counted."""
 
 
 @dataclass
