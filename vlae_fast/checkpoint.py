@@ -23,6 +23,7 @@ __all__ = [
     "digest",
     "is_special",
     "make_folder",
+    "put_in_place",
     "read_file",
     "read_json",
     "read_tensors",
@@ -31,6 +32,7 @@ __all__ = [
     "write_file",
     "write_json",
     "write_tensors",
+    "write_through",
 ]
 
 Bytes = bytes | memoryview
@@ -60,7 +62,7 @@ def write_file(path: str | Path, *content: Bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         if is_special(path):
-            _write_through(path, b"".join(content))
+            write_through(path, content)
             return
         make_folder(path.parent)
         try:
@@ -90,6 +92,13 @@ def _compare(path: Path, content: Iterable[Bytes]) -> None:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def put_in_place(new: Path, path: Path) -> None:
+    """Renames a file that is flushed already, as `write_file` does in the end. Raises OSError."""
+    _take_over_mode(path, new)
+    new.replace(path)
+    sync_folder(path.parent)
+
+
 def is_special(path: Path) -> bool:
     """Is there something that is written to but never replaced: a device, pipe or socket, or a link of the system's?
 
@@ -104,14 +113,14 @@ def is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _write_through(path: Path, content: bytes) -> None:
-    """Raises OSError, also for a pipe that nobody reads, where others would wait forever."""
+def write_through(path: Path, content: Iterable[Bytes]) -> None:
+    """Writes to what `is_special`. Raises OSError, also for a pipe that nobody reads, where others would wait."""
     if path.is_block_device():
         raise CheckpointError(f"{path}: cannot be written (a block device)")
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
     with os.fdopen(os.open(path, flags), "wb") as file:
         os.set_blocking(file.fileno(), True)
-        file.write(content)
+        file.writelines(content)
 
 
 def _take_over_mode(old: Path, new: Path) -> None:

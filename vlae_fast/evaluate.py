@@ -19,7 +19,7 @@ from vlae_fast.data import Split
 from vlae_fast.distributed import ALONE, World
 from vlae_fast.model import VLAE
 from vlae_fast.report import Report, silent
-from vlae_fast.rounds import Kept, in_rounds
+from vlae_fast.rounds import Kept, filled
 
 __all__ = ["Evaluation", "Mean", "evaluate"]
 
@@ -214,7 +214,7 @@ def _scores(
 
     scores = torch.zeros(len(images), 4, dtype=torch.float64, device="cpu")
     kept = Kept(None if folder is None else folder / f"evaluation-{key}.safetensors", "scores")
-    in_rounds(scores, IMAGES, compute, world=world, kept=kept, report=report)
+    filled(scores, IMAGES, compute, world=world, kept=kept, report=report)
     return scores
 
 

@@ -14,7 +14,19 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "lock"]
+
+
+def lock(descriptor: int) -> bool:
+    """Takes a file or folder for this process, until it is closed; False where another one has it."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+    return True
 
 
 class FolderLock:
@@ -33,12 +45,8 @@ class FolderLock:
             print(f"{folder}: no file locks on this system: keep other trainings out of it yourself", file=sys.stderr)
             return
         self._descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"{folder}: another training runs in this folder") from None
-        except OSError:  # a file system without locks
-            pass
+        if not lock(self._descriptor):
+            raise CheckpointError(f"{folder}: another training runs in this folder")
 
     def __del__(self) -> None:
         if self._descriptor is not None:

@@ -17,12 +17,12 @@ with cli_extra():
     from matplotlib.figure import Figure
     from PIL import Image
 
-__all__ = ["curves", "image_grid", "pairs"]
+__all__ = ["curves", "grid_of", "image_grid", "pairs"]
 
 Row = dict[str, Any]
 
-MAX_PIXELS = 2**26
-"""Of a grid: a PNG that others still open, made in 0.3 GB of memory."""
+MAX_PIXELS = 2**28
+"""Of a grid; it is made in 1 GB of memory."""
 
 
 def _check(name: str, images: Any) -> tuple[int, int, int]:
@@ -34,6 +34,15 @@ def _check(name: str, images: Any) -> tuple[int, int, int]:
     return images.shape[0], images.shape[2], images.shape[3]
 
 
+def grid_of(n: int, height: int, width: int, columns: int) -> tuple[int, int]:
+    """Rows of the grid of n images, and how much each is enlarged. Raises ValueError for one of too many pixels."""
+    zoom, rows = min(3, max(1, 84 // max(height, width))), -(-n // columns)
+    pixels = rows * (height + 1) * columns * (width + 1) * zoom**2
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"images: {n:,} of them make a picture of {pixels:,} pixels, at most {MAX_PIXELS:,} wanted")
+    return rows, zoom
+
+
 def image_grid(images: Tensor, columns: int, path: str | Path) -> None:
     """Writes images [N, 1, H, W] in 0..1 (1 is ink, drawn dark) as a grid with grey lines between them.
 
@@ -42,11 +51,7 @@ def image_grid(images: Tensor, columns: int, path: str | Path) -> None:
     """
     N, H, W = _check("images", images)
     columns = whole("columns", columns, 1)
-    zoom = min(3, max(1, 84 // max(H, W)))
-    rows = -(-N // columns)
-    pixels = rows * (H + 1) * columns * (W + 1) * zoom**2
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"images: at most {MAX_PIXELS:,} pixels in a picture wanted, got {pixels:,}")
+    rows, zoom = grid_of(N, H, W, columns)
     canvas = np.full((rows * (H + 1) + 1, columns * (W + 1) + 1), 160, np.uint8)
     for i, image in enumerate(((1 - images[:, 0].float()) * 255).round().to(torch.uint8).cpu().numpy()):
         top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1

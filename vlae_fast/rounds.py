@@ -1,18 +1,28 @@
 """Rows of figures or images that processes make in rounds, kept on the disk so that what is cut short goes on."""
 
+import io
+import math
+import os
+import stat
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_fast import checkpoint
 from vlae_fast.distributed import World
+from vlae_fast.folder_lock import lock
 from vlae_fast.report import Report
 
-__all__ = ["Kept", "in_rounds"]
+__all__ = ["GrowingFile", "Kept", "filled", "in_rounds"]
 
 SAVE_SECONDS = 5.0
 """Seconds between two writings of the rows: what a killed process can lose."""
@@ -58,36 +68,142 @@ class Kept:
 
 
 def in_rounds(
-    rows: Tensor,
+    like: Tensor,
+    first: int,
+    total: int,
     at_once: int,
     compute: Callable[[int, int], Tensor],
     *,
     world: World,
-    kept: Kept,
     report: Report,
-) -> None:
-    """Fills all rows, zeros so far on the CPU, with what `compute(first, count)` gives for rows first..first+count-1.
+) -> Iterator[tuple[int, Tensor]]:
+    """Rows first..total-1 in order, some at a time, with the number of the first of them.
 
-    In each round every process takes the next `at_once`: how many processes there are changes no row. All get all rows;
-    the first one keeps them in a file, from which any number of processes goes on. `report(done, total)` is called
-    after each round.
+    They are what `compute(first, count)` gives, of the kind of the row `like` on the CPU. In each round every process
+    takes the next `at_once`: how many processes there are changes no row. All get all rows, from the first process's
+    `first` on. `report(done, total)` is called before, and after each round.
     """
-    N = len(rows)
-    first = torch.tensor(kept.load(rows) if world.first else 0, device="cpu")
-    world.spread([first, rows])
-    done = int(first)
-    report(done, N)
+    number = torch.tensor(first, device="cpu")
+    world.spread([number])
+    done = int(number)
+    report(done, total)
+    while done < total:
+        end = min(done + world.size * at_once, total)
+        rows = like.new_zeros(end - done, *like.shape)
+        own = slice(min(done + world.rank * at_once, end), min(done + (world.rank + 1) * at_once, end))
+        if own.stop > own.start:
+            rows[own.start - done : own.stop - done] = compute(own.start, own.stop - own.start).to(rows)
+        world.add(rows)  # the others' are zero here
+        yield done, rows
+        done = end
+        report(done, total)
+
+
+def filled(
+    rows: Tensor, at_once: int, compute: Callable[[int, int], Tensor], *, world: World, kept: Kept, report: Report
+) -> None:
+    """Fills all rows, zeros so far on the CPU, `in_rounds`.
+
+    The first process keeps them in a file, from which any number of processes goes on.
+    """
+    done = kept.load(rows) if world.first else 0
+    world.spread([rows])
     try:
-        while done < N:
-            own = slice(min(done + world.rank * at_once, N), min(done + (world.rank + 1) * at_once, N))
-            if own.stop > own.start:
-                rows[own] = compute(own.start, own.stop - own.start).to(rows)
-            end = min(done + world.size * at_once, N)
-            world.add(rows[done:end])  # the others' are zero here
-            done = end
-            report(done, N)
+        for start, part in in_rounds(rows[0], done, len(rows), at_once, compute, world=world, report=report):
+            done = start + len(part)
+            rows[start:done] = part
             if world.first:
                 kept.save(rows, done)
     finally:
         if world.first:
             kept.save(rows, done, at_once=True)
+
+
+class GrowingFile:
+    """An .npy file of bytes [total, ...] whose rows are appended; what a killed process has left is gone on with.
+
+    `path` None: nowhere, gone with the object. Raises CheckpointError where it cannot be written, also for lack of
+    space, or where another process appends to it.
+    """
+
+    def __init__(self, path: Path | None, total: int, row: Sequence[int]) -> None:
+        self.path, self.total, self.row = path, total, tuple(row)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (total, *row)})
+        self._header = header.getvalue()
+        with self._writing():
+            self._check_space()
+            self._file = _opened(path)
+            size = os.fstat(self._file.fileno()).st_size
+            there = self._file.read(len(self._header)) == self._header
+            self.done = min((size - len(self._header)) // math.prod(row), total) if there else 0
+            """Rows that are there."""
+            self._file.truncate(self._end if there else 0)
+            if not there:
+                self._file.seek(0)
+                self._file.write(self._header)
+            self._file.seek(0, os.SEEK_END)
+
+    def _check_space(self) -> None:
+        """Raises CheckpointError, nothing written, where the disk is too small."""
+        folder = Path(tempfile.gettempdir()) if self.path is None else self.path.parent
+        disk = os.statvfs(next(part for part in (folder, *folder.parents) if part.exists()))
+        there = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+        wanted, free = self.total * math.prod(self.row), there + disk.f_bavail * disk.f_frsize
+        if wanted > free:
+            raise checkpoint.CheckpointError(f"{self.path}: {wanted:,} bytes wanted, {free:,} are free on the disk")
+
+    @property
+    def _end(self) -> int:
+        return len(self._header) + self.done * math.prod(self.row)
+
+    def append(self, rows: Tensor) -> None:
+        """Writes the next rows. What is not written whole does not count."""
+        content = rows.to(torch.uint8).contiguous().numpy().data.cast("B")
+        with self._writing():
+            while content:
+                content = content[self._file.write(content) :]
+        self.done += len(rows)
+
+    def rows(self) -> NDArray[np.uint8]:
+        """All of them, mapped."""
+        return np.memmap(self._file, np.uint8, "r", len(self._header), (self.total, *self.row))
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content of the file."""
+        self._file.seek(0)
+        while piece := self._file.read(1 << 20):
+            yield piece
+
+    def become(self, path: Path) -> None:
+        """Takes the place of another file."""
+        assert self.path is not None
+        with self._writing():
+            os.fsync(self._file.fileno())
+            checkpoint.put_in_place(self.path, path)
+
+    def remove(self) -> None:
+        """Once its rows stand elsewhere."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise checkpoint.CheckpointError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+
+def _opened(path: Path | None) -> IO[bytes]:
+    """For reading and writing by this process alone, made where it is not there. Raises CheckpointError or OSError."""
+    if path is None:
+        return tempfile.TemporaryFile(buffering=0)
+    checkpoint.make_folder(path.parent)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise checkpoint.CheckpointError(f"{path}: a file wanted, not a pipe or device")
+    if not lock(file.fileno()):
+        raise checkpoint.CheckpointError(f"{path}: another process writes to it")
+    return file

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlae_fast import checkpoint, pretrained
+from vlae_fast import checkpoint, checks, pretrained
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.config import TrainConfig, VLAEConfig, from_dict, of_this_version
 from vlae_fast.data import Dataset
@@ -111,12 +111,13 @@ def is_own(name: str) -> bool:
     return _OWN.fullmatch(name) is not None
 
 
-def check_output(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuses what a command must not write to, before it begins its work.
+def check_output(name: str, path: Path, suffixes: tuple[str, ...]) -> Path:
+    """`path` as `checks.path` has it; refuses what a command must not write to, before it begins its work.
 
     Raises ValueError that names the argument, or CheckpointError: for another suffix (a device or pipe needs none where
     there is but one), a folder, a place that cannot be written to, and a file of a run.
     """
+    path = checks.path(name, path)
     if path.is_dir():
         raise CheckpointError(f"{path}: cannot be written ({os.strerror(errno.EISDIR)})")
     special = checkpoint.is_special(path)
@@ -124,13 +125,14 @@ def check_output(name: str, path: Path, suffixes: tuple[str, ...]) -> None:
         wanted = " or ".join(", ".join(suffixes).rsplit(", ", 1))
         raise ValueError(f"{name}: a name that ends in {wanted} wanted, got {str(path)!r}")
     if special:
-        return
+        return path
     if is_own(path.name) and (path.parent / "config.json").exists():
         raise CheckpointError(f"{path}: a file of the run in this folder; choose another name")
     above = next(part for part in path.parents if part.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         reason = errno.EACCES if above.is_dir() else errno.EEXIST
         raise CheckpointError(f"{path}: cannot be written ({os.strerror(reason)})")
+    return path
 
 
 class RunFolder:

@@ -16,7 +16,7 @@ from vlae_fast.checks import whole
 from vlae_fast.cli.common import ModelOptions, Options, Run, check_size
 from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
-from vlae_fast.rounds import Kept, in_rounds
+from vlae_fast.rounds import GrowingFile, in_rounds
 from vlae_fast.run_folder import check_output
 
 with cli_extra():
@@ -30,7 +30,7 @@ AT_ONCE = 256
 
 @dataclass(kw_only=True)
 class Sample(Options):
-    """Draw images from a model."""
+    """Draw images from a model. Cut short, the same command goes on with what OUT.<hash>.part holds."""
 
     run: Positional[Run]
     """Run folder, folder of a saved model or name of shipped weights."""
@@ -47,53 +47,67 @@ class Sample(Options):
 
     def __call__(self) -> int:
         """Returns the exit status."""
-        if self.num < 1 or self.first < 0:
-            raise ValueError(f"num: >= 1 and first: >= 0 wanted, got {self.num} and {self.first}")
-        check_output("out", self.out, (".png", ".npy", ".npz"))
+        first = whole("first", self.first)
+        whole("num", self.num, 1, 2**64 - 1 - first)
+        self.out = check_output("out", self.out, (".png", ".npy", ".npz"))
         with self.world() as world:
-            images, kept = self._drawn(world)
-            if world.first:
-                self._write(images)
-                if kept is not None:
-                    kept.unlink(missing_ok=True)
+            drawn = self._drawn(world)
+            if drawn is not None:
+                self._write(drawn)
+                self.say(f"{self.out}: {self.num} images")
         return 0
 
-    def _drawn(self, world: World) -> tuple[Tensor, Path | None]:
-        """Images, bool [num, 1, H, W], and the file that keeps them meanwhile where they take more than one round."""
+    def _drawn(self, world: World) -> GrowingFile | None:
+        """All images, in the first process; kept in a file beside `out`, so that the same command goes on with them."""
         model = self.model_of(self.run)
+        row = torch.zeros(1, model.config.height, model.config.width, dtype=torch.bool, device="cpu")
+        if self.out.suffix == ".png":
+            plots.grid_of(self.num, model.config.height, model.config.width, self._columns)
         options = [self.num, self.seed, self.first, self.temperature, dataclasses.asdict(model.config)]
         key = checkpoint.digest(model.state_dict(), {"options": json.dumps(options)})[:16]
         world.check_same("model and options", key)
-        rounds = -(-self.num // (world.size * AT_ONCE))
-        several = rounds > 1 and not checkpoint.is_special(self.out)
-        kept = self.out.with_name(f"{self.out.name}.{key}.part") if several else None
-        images = torch.zeros(self.num, 1, model.config.height, model.config.width, dtype=torch.bool)
+        drawn = None
+        if world.first:
+            part = self.out.with_name(f"{self.out.name}.{key}.part")
+            drawn = GrowingFile(None if checkpoint.is_special(self.out) else part, self.num, row.shape)
+            if drawn.done:
+                self.say(f"{self.out}: going on at image {drawn.done}")
 
         def compute(first: int, count: int) -> Tensor:
             return model.sample(count, seed=self.seed, first=self.first + first, temperature=self.temperature)
 
         with self.bar(self.num) as bar:
-            in_rounds(
-                images,
+            rounds = -(-self.num // (world.size * AT_ONCE))
+            for _, images in in_rounds(
+                row,
+                0 if drawn is None else drawn.done,
+                self.num,
                 -(-self.num // (world.size * rounds)),
                 compute,
                 world=world,
-                kept=Kept(kept, "images"),
                 report=lambda done, total: bar.update(done - bar.n),
-            )
-        return images, kept
+            ):
+                if drawn is not None:
+                    drawn.append(images)
+        return drawn
 
-    def _write(self, images: Tensor) -> None:
-        if self.out.suffix == ".png":
-            plots.image_grid(images.float(), math.ceil(math.sqrt(self.num)), self.out)
-        else:
-            content, bits = BytesIO(), images.to(torch.uint8).numpy()
-            if self.out.suffix == ".npy":
-                np.save(content, bits)
-            else:
-                np.savez_compressed(content, images=bits)
+    @property
+    def _columns(self) -> int:
+        return math.isqrt(self.num - 1) + 1
+
+    def _write(self, drawn: GrowingFile) -> None:
+        if self.out.suffix == ".npy" and drawn.path is not None:
+            drawn.become(self.out)
+            return
+        if self.out.suffix == ".npy":
+            checkpoint.write_through(self.out, drawn.pieces())
+        elif self.out.suffix == ".npz":
+            content = BytesIO()
+            np.savez_compressed(content, images=drawn.rows())
             checkpoint.write_file(self.out, content.getvalue())
-        self.say(f"{self.out}: {self.num} images")
+        else:
+            plots.image_grid(torch.from_numpy(np.array(drawn.rows())), self._columns, self.out)
+        drawn.remove()
 
 
 @dataclass(kw_only=True)
@@ -111,9 +125,8 @@ class Reconstruct(ModelOptions):
 
     def __call__(self) -> int:
         """Returns the exit status."""
-        if self.num < 1:
-            raise ValueError(f"num: >= 1 wanted, got {self.num}")
-        check_output("out", self.out, (".png",))
+        whole("num", self.num, 1)
+        self.out = check_output("out", self.out, (".png",))
         seed = whole("seed", self.seed)
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)
