@@ -28,16 +28,14 @@ lint: .venv/installed
 gpu-kernels: .venv/installed
 	$(BIN)/pytest -q -m slow tests/test_ahead_of_time.py tests/test_large_images_gpu.py
 
-# The native tests again on every other instruction set of this processor.
+# The native tests again on every other instruction set of this processor; the same bits on all of them.
 isa: .venv/installed
 	$(BIN)/pytest -q -n auto -m isa tests/ops tests/test_values.py
+	$(BIN)/pytest -q -m slow tests/test_conformance.py -k x86
 
-# The same sources compile for aarch64, where a cross compiler is at hand.
-AARCH64 := aarch64-linux-gnu-g++
-aarch64:
-	if command -v $(AARCH64); then for source in $(filter-out csrc/bindings/%,$(wildcard csrc/*/*.cpp)); do \
-	  $(AARCH64) -std=c++20 -O3 -Wall -Wextra -Werror -Wno-psabi -DVLAE_ISA=baseline -Icsrc -c $$source -o /dev/null || exit 1; \
-	  done; else echo "$(AARCH64) not found: skipped"; fi
+# The same bits on aarch64, where a cross compiler and an emulator are at hand.
+aarch64: .venv/installed
+	$(BIN)/pytest -q -m slow tests/test_conformance.py -k aarch64
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitizers: build/asan/done build/tsan/done

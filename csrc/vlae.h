@@ -77,6 +77,41 @@ using PixelCNNBackward = void(const PixelCNN&, const PixelCNNParams&, const floa
 using PixelCNNSample = void(const PixelCNN&, const PixelCNNParams&, const float* context, const float* uniforms,
                             const std::int8_t* given, float temperature, Index n_threads, float* x);
 
+// A residual block of 3x3 convolutions, or the last convolution.
+struct ResNetBlock {
+  Index kind;  // 0 same, 1 down, 2 up, 3 output
+  Index C, M,
+      K;       // channels of its input, between its convolutions (an output block has one alone, M = K), of its result
+  Index H, W;  // of its result
+};
+struct ResNet {
+  Index N, H, W;              // of the images that come in
+  Index B;                    // at least 1
+  const ResNetBlock* blocks;  // [B]
+  float residual_scale;
+};
+// Addresses of six tensors a block: weight and bias of the first, second and skip convolution. Null: there is none.
+using ResNetParams = const float* const;
+using ResNetGrads = float* const;
+// x[N,C,H,W] -> y: skip(x) + residual_scale * conv2(elu(conv1(elu(x)))), block after block; conv1(elu(x)) of an output
+// block. Where a block goes down, conv1 and skip have stride 2; where it goes up, conv2 and skip are transposed
+// convolutions of stride 2 (weights [in,out,3,3]); else skip is the identity.
+using ResNetForward = void(const ResNet&, ResNetParams* params, const float* x, Index n_threads, float* y);
+using ResNetBackward = void(const ResNet&, ResNetParams* params, const float* dy, const float* x, Index n_threads,
+                            float* dx, ResNetGrads* grads);
+
+struct Dense {
+  Index N, C, K;
+  bool pre_elu;
+};
+// y[N,K] = elu?(x[N,C]) weight[K,C]^T + bias[K]
+using DenseForward = void(const Dense&, const float* x, const float* weight, const float* bias, Index n_threads,
+                          float* y);
+using DenseBackward = void(const Dense&, const float* dy, const float* x, const float* weight, Index n_threads,
+                           float* dx, float* dweight, float* dbias);
+// y = exp(x), [n]
+using Exp = void(Index n, const float* x, float* y);
+
 struct MADEFlow {
   Index N, D, M, T;
   bool scale;  // false: mean only; true: weight3 and bias3 carry D more rows, the log scales
@@ -132,8 +167,8 @@ struct MADEArrays {
 // y = scale(x) * x + shift(x), or x back from y; log_det of that direction.
 using MADETransform = void(const MADE&, const MADEArrays&, Index n_threads);
 
-// v[R,n], g[R], live[R] in 0..n -> w[R,n]: g * v / |v| in the first `live` entries of a row, of which alone the norm is
-// taken; 0 beyond, and in rows of a norm below 1e-8.
+// v[R,n], g[R], live[R] in 0..n (null: all n) -> w[R,n]: g * v / |v| in the first `live` entries of a row, of which
+// alone the norm is taken; 0 beyond, and in rows of a norm below 1e-8.
 using WeightNorm = void(Index R, Index n, const float* v, const float* g, const std::int64_t* live, Index n_threads,
                         float* w);
 using WeightNormBackward = void(Index R, Index n, const float* dw, const float* v, const float* g,
@@ -147,6 +182,11 @@ using WeightNormBackward = void(Index R, Index n, const float* dw, const float* 
   X(PixelCNNLogProb, pixelcnn_log_prob)             \
   X(PixelCNNBackward, pixelcnn_backward)            \
   X(PixelCNNSample, pixelcnn_sample)                \
+  X(ResNetForward, resnet_forward)                  \
+  X(ResNetBackward, resnet_backward)                \
+  X(DenseForward, dense)                            \
+  X(DenseBackward, dense_backward)                  \
+  X(Exp, exponential)                               \
   X(MADEFlowForward, made_flow_forward)             \
   X(MADEFlowBackward, made_flow_backward)           \
   X(MADEFlowInverse, made_flow_inverse)             \

@@ -8,6 +8,7 @@ from conftest import made_params, pixelcnn_params
 from vlae_fast import MADEParams, MADESpec, PixelCNNSpec
 from vlae_fast.ops import MADELayer
 from vlae_fast.ops.pixelcnn.wiring import wiring as wiring_of
+from vlae_fast.params import resnet_block
 
 
 def conv_arguments(N=2, C=3, K=4, H=5, W=6):
@@ -71,6 +72,26 @@ def norm_arguments():
     return dict(v=torch.randn(5, 9), g=torch.randn(5), live=torch.tensor([0, 9, 3, 8, 1]))
 
 
+def dense_arguments(N=3, C=5, K=4):
+    return dict(x=torch.randn(N, C), weight=torch.randn(K, C), bias=torch.randn(K), pre_elu=True)
+
+
+def block(kind, C=3, M=2, K=4, size=None):
+    """A random residual block."""
+    up, same = kind == "up", kind == "same"
+    if kind == "output":
+        shapes = [(K, C, 3, 3), (K,)]
+    else:
+        skip = [] if same else [(C, K, 3, 3) if up else (K, C, 3, 3), (K,)]
+        shapes = [(M, C, 3, 3), (M,), (M, K, 3, 3) if up else (K, M, 3, 3), (K,), *skip]
+    return resnet_block(kind, [torch.randn(s) / (3 * max(s[1:2]) ** 0.5 if len(s) > 1 else 2) for s in shapes], size)
+
+
+def resnet_arguments(N=2, C=3, H=5, W=7):
+    blocks = [block("down", C, 2, 4), block("same", 4, 3, 4), block("up", 4, 2, 3, (H, W)), block("output", 3, K=2)]
+    return dict(x=torch.randn(N, C, H, W), blocks=blocks, residual_scale=0.5)
+
+
 CASES = {
     "masked_conv3x3": conv_arguments,
     "pixelcnn_logits": stack_arguments,
@@ -81,6 +102,8 @@ CASES = {
     "made_forward": net_arguments,
     "made_inverse": partial(net_arguments, "y"),
     "weight_norm": norm_arguments,
+    "resnet": resnet_arguments,
+    "dense": dense_arguments,
 }
 CPU_ALONE = ("made_forward", "made_inverse")
 BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context", "y", "gates"}
@@ -129,6 +152,8 @@ def mapped(value, function):
         return function(value) if value.is_floating_point() else value
     if isinstance(value, dict):
         return {k: mapped(v, function) for k, v in value.items()}
+    if isinstance(value, list):
+        return [mapped(v, function) for v in value]
     if hasattr(value, "_fields"):
         return type(value)(*(mapped(v, function) for v in value))
     return value

@@ -31,13 +31,15 @@ MUTATIONS = {
     "expanded": lambda t: t[:1].expand(t.shape),
 }
 OPTIONAL = ("gain", "residual", "hidden_context", "given", "gates")
-FREE = [("weight_norm", "v", 1)]
+FREE = [("weight_norm", "v", 1), ("dense", "x", 0), ("resnet", "x", 0)]
 """Axes that no other operand shares."""
 
 
 def mutated(op, operand, tensor):
     """What the mutations make of an operand of an op that must not be taken."""
     changed = {name: change(tensor.detach()) for name, change in MUTATIONS.items()}
+    if (op, operand, 0) in FREE:
+        del changed["empty"]
     for axis in range(tensor.dim()):
         if (op, operand, axis) not in FREE:
             changed[f"axis {axis} too short"] = tensor.narrow(axis, 0, tensor.shape[axis] - 1).contiguous()

@@ -31,6 +31,8 @@ SIZES = {
     },
     **{op: {"small": {}, "one": dict(N=1, D=1, M=3), "paper": dict(N=65, D=20, M=40)} for op in CPU_ALONE},
     "weight_norm": {"small": {}},
+    "resnet": {"small": {}, "one pixel": dict(N=1, C=1, H=1, W=1), "paper": dict(N=9, C=16, H=14, W=14)},
+    "dense": {"small": {}, "one": dict(N=1, C=1, K=1), "paper": dict(N=65, C=512, K=450)},
 }
 every_size = pytest.mark.parametrize(
     ("op", "size"),

@@ -45,7 +45,7 @@ def argument_tensors(value):
         return [value]
     if isinstance(value, dict):
         return argument_tensors(tuple(value.values()))
-    return [t for v in value for t in argument_tensors(v)] if isinstance(value, tuple) else []
+    return [t for v in value for t in argument_tensors(v)] if isinstance(value, tuple | list) else []
 
 
 @every_op

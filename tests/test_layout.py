@@ -25,7 +25,7 @@ LAYERS = [
     {"kernels", "_native", "_cuda"},
     {"pretrained", "folder_lock"},
     {"bar", "config", "masks", "noise", "params"},
-    {"bound", "checkpoint", "distributed", "extra", "report"},
+    {"bound", "checkpoint", "distributed", "extra", "portable", "report"},
     {"checks"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -156,7 +156,7 @@ def test_initialization_normalises_every_layer():
         return hook
 
     for name, module in model.named_modules():
-        if name in ("encoder.dense", "encoder.moments", "decoder.dense1", "decoder.dense2", "decoder.output"):
+        if name in ("encoder.dense", "encoder.moments", "decoder.dense1", "decoder.dense2", "decoder"):
             module.register_forward_hook(record(name))
     model.initialize(x)
     assert len(seen) == 5

@@ -18,6 +18,7 @@ from vlae_fast.checks import function, instance, path, whole
 from vlae_fast.data import Split
 from vlae_fast.distributed import ALONE, World
 from vlae_fast.model import VLAE
+from vlae_fast.portable import log_mean_exp
 from vlae_fast.report import Report, silent
 from vlae_fast.rounds import Kept, filled
 
@@ -221,14 +222,13 @@ def _scores(
 def _score(reconstruction: Tensor, kl: Tensor) -> Tensor:
     """The figures [N, 4] of log p(x|z) and KL [N, samples]."""
     log_weights = reconstruction - kl
-    samples = log_weights.shape[1]
-    sum_of_weights = log_weights.logsumexp(1)
+    mean_weight = log_mean_exp(log_weights)
     return torch.stack(
         [
             -reconstruction.mean(1),
             kl.mean(1),
-            math.log(samples) - sum_of_weights,
-            (2 * sum_of_weights - (2 * log_weights).logsumexp(1)).exp() / samples,
+            -mean_weight,
+            (2 * mean_weight - log_mean_exp(2 * log_weights)).exp(),
         ],
         1,
     )

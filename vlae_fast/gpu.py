@@ -5,6 +5,8 @@ checked. All memory comes from torch's caching allocator before a launch, and la
 graphs can capture them. Triton's interpreter (TRITON_INTERPRET=1) runs the same functions on CPU tensors.
 """
 
+from vlae_fast.ops.dense.gpu import dense, dense_backward
+from vlae_fast.ops.exp.gpu import exp
 from vlae_fast.ops.made.gpu import (
     made_flow_forward,
     made_flow_forward_backward,
@@ -23,9 +25,18 @@ from vlae_fast.ops.pixelcnn.gpu import (
     pixelcnn_logits_backward,
     pixelcnn_sample,
 )
-from vlae_fast.ops.weight_norm.gpu import weight_norm, weight_norm_backward
+from vlae_fast.ops.resnet.gpu import resnet, resnet_backward
+from vlae_fast.ops.weight_norm.gpu import (
+    weight_norm,
+    weight_norm_backward,
+    weight_norms,
+    weight_norms_backward,
+)
 
 __all__ = [
+    "dense",
+    "dense_backward",
+    "exp",
     "made_flow_forward",
     "made_flow_forward_backward",
     "made_flow_inverse",
@@ -41,6 +52,10 @@ __all__ = [
     "pixelcnn_logits",
     "pixelcnn_logits_backward",
     "pixelcnn_sample",
+    "resnet",
+    "resnet_backward",
     "weight_norm",
     "weight_norm_backward",
+    "weight_norms",
+    "weight_norms_backward",
 ]

@@ -6,28 +6,21 @@ deviation.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlae_fast import masks, ops, reference
 from vlae_fast.config import PixelCNNSpec
-from vlae_fast.params import MADEFlowParams, PixelCNNParams
+from vlae_fast.params import MADEFlowParams, PixelCNNParams, ResNetBlockParams, resnet_block
 
-__all__ = ["Conv3x3", "Linear", "MADEFlow", "PixelCNN", "ResNetBlock", "Upsample3x3", "initialization"]
+__all__ = ["Layer", "Linear", "MADEFlow", "PixelCNN", "ResNet", "ResNetBlock", "initialization", "plain_weights"]
 
 INIT_STD = 0.1
 """Standard deviation of a layer's first outputs (openai/iaf)."""
-
-
-def direction(v: Tensor, axes: tuple[int, ...] | int, mask: Tensor | None = None) -> Tensor:
-    """v / |v| over `axes`, forbidden entries zeroed first; an all-zero v stays zero, with zero gradient."""
-    v = v if mask is None else v * mask
-    return v / torch.linalg.vector_norm(v, dim=axes, keepdim=True).clamp_min(1e-8)
 
 
 MAX_GAIN = 4.0
@@ -110,29 +103,34 @@ def initialization(model: nn.Module) -> Iterator[None]:
             module.initializing = False
 
 
-class _Layer(_Initializable):
-    """One convolution or matrix product. `out_axis` is the axis of v that counts the outputs."""
+class Layer(_Initializable):
+    """One convolution or matrix product. `axis` is the axis of v that counts the outputs."""
 
-    def __init__(self, *v_shape: int, out_axis: int = 0) -> None:
+    def __init__(self, *v_shape: int, axis: int = 0) -> None:
         super().__init__()
         self.v = _random(*v_shape)
-        self.g = nn.Parameter(torch.ones(v_shape[out_axis]))
-        self.b = nn.Parameter(torch.zeros(v_shape[out_axis]))
-        self.out_axis = out_axis
-        self.g_shape = [-1 if axis == out_axis else 1 for axis in range(len(v_shape))]
+        self.g = nn.Parameter(torch.ones(v_shape[axis]))
+        self.b = nn.Parameter(torch.zeros(v_shape[axis]))
+        self.axis = axis
 
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        # torch's fused op, that of its own parametrization: for small weights its call costs less than that of ours
-        weight = torch._weight_norm(self.v, self.g.view(self.g_shape), self.out_axis)
-        if self.initializing:  # g is 1
-            return self.set_gain_and_bias(self.apply_weight(x, weight, None), self.g, self.b, most=MAX_GAIN)
-        return self.apply_weight(x, weight, self.b)
+    def initialized(self, activations: Tensor) -> Tensor:
+        """Sets g and b for the activations that v alone makes; returns g * activations."""
+        y = self.set_gain_and_bias(activations, self.g, self.b, most=MAX_GAIN)
+        return y - self.b.view(-1, *[1] * (activations.dim() - 2))
 
 
-class Linear(_Layer):
+Weights = Mapping[Layer, Tensor]
+"""The plain weights of some layers."""
+
+
+def plain_weights(network: nn.Module) -> Weights:
+    """Of all layers in a network, in one call."""
+    layers = [module for module in network.modules() if isinstance(module, Layer)]
+    weights = ops.weight_norms([x.v for x in layers], [x.g for x in layers], [x.axis for x in layers])
+    return dict(zip(layers, weights, strict=True))
+
+
+class Linear(Layer):
     """[N, inputs] -> [N, outputs].
 
     A step of Adamax moves all entries of v alike, and an output by their sum: the more inputs, the further. Only v's
@@ -144,33 +142,11 @@ class Linear(_Layer):
         with torch.no_grad():
             self.v.mul_(max(1.0, inputs / FEW_INPUTS) ** 0.5)
 
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The product itself."""
-        return F.linear(x, weight, bias)
-
-
-class Conv3x3(_Layer):
-    """[N, C, H, W] -> [N, K, H, W], or rows and columns halved (rounded up) with stride 2."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(outputs, inputs, 3, 3)
-        self.stride = stride
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution itself."""
-        return F.conv2d(x, weight, bias, stride=self.stride, padding=1)
-
-
-class Upsample3x3(_Layer):
-    """Transposed convolution of stride 2: [N, C, ., .] -> [N, K, *size], the mirror of a halving from `size`."""
-
-    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
-        super().__init__(inputs, outputs, 3, 3, out_axis=1)
-        self.output_padding = [(side + 1) % 2 for side in size]
-
-    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The transposed convolution itself."""
-        return F.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=self.output_padding)
+    def forward(self, x: Tensor, weights: Weights, pre_elu: bool = False) -> Tensor:
+        """x, through ELU first if wanted."""
+        if self.initializing:
+            return self.initialized(ops.dense(x, weights[self], 0 * self.b, pre_elu=pre_elu)) + self.b
+        return ops.dense(x, weights[self], self.b, pre_elu=pre_elu)
 
 
 class ResNetBlock(nn.Module):
@@ -182,18 +158,40 @@ class ResNetBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, up_to: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(inputs, outputs, stride)
-        self.conv2 = Conv3x3(outputs, outputs) if up_to is None else Upsample3x3(outputs, outputs, up_to)
-        self.skip: nn.Module = nn.Identity()
-        if up_to is not None:
-            self.skip = Upsample3x3(inputs, outputs, up_to)
-        elif stride != 1:
-            self.skip = Conv3x3(inputs, outputs, stride)
+        self.kind = "up" if up_to is not None else "down" if stride == 2 else "same"
+        self.size = up_to
+        self.conv1 = Layer(outputs, inputs, 3, 3)
+        self.conv2 = Layer(outputs, outputs, 3, 3, axis=1 if self.kind == "up" else 0)
+        self.skip = None
+        if self.kind != "same":
+            self.skip = Layer(inputs, outputs, 3, 3, axis=1) if self.kind == "up" else Layer(outputs, inputs, 3, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, K, H', W']."""
-        y: Tensor = self.skip(x) + 0.1 * self.conv2(F.elu(self.conv1(F.elu(x))))
-        return y
+    def params(self, weights: Weights) -> ResNetBlockParams:
+        """Plain weights for the op."""
+        layers = [self.conv1, self.conv2] + ([] if self.skip is None else [self.skip])
+        tensors = [tensor for layer in layers for tensor in (weights[layer], layer.b)]
+        return resnet_block(self.kind, tensors, self.size)
+
+
+class ResNet(nn.ModuleList):
+    """A row of ResNetBlocks."""
+
+    def forward(self, x: Tensor, weights: Weights, output: Layer | None = None) -> Tensor:
+        """[N, C, H, W] -> [N, K, H', W'], through a last convolution if there is one."""
+        modules: list[Any] = [*self]
+        blocks = [block.params(weights) for block in modules]
+        if output is not None:
+            blocks.append(resnet_block("output", [weights[output], output.b]))
+            modules.append(output)
+        if not modules[0].conv1.initializing:
+            return ops.resnet(x, blocks)
+
+        def initialize(i: int, name: str, activations: Tensor) -> Tensor:
+            layer = modules[i] if blocks[i].kind == "output" else getattr(modules[i], name)
+            initialized: Tensor = layer.initialized(activations)
+            return initialized  # the reference adds the bias that was just set
+
+        return reference.resnet(x, blocks, visit=initialize)
 
 
 class MADEFlow(_Initializable):
@@ -286,17 +284,22 @@ class PixelCNN(_Initializable):
 
     def params(self) -> PixelCNNParams:
         """Plain weights for the ops."""
-        first = self.input_g[:, None, None, None] * direction(self.input_v, (1, 2, 3), self.input_mask)
+        hidden_v, pointwise_v = self.hidden_v * self.hidden_mask, self.pointwise_v.flatten(0, 2)
+        first, hidden, pointwise, last = ops.weight_norms(
+            [self.input_v * self.input_mask, hidden_v.flatten(0, 1), pointwise_v, self.output_v],
+            [self.input_g, hidden_v.new_ones(hidden_v.shape[:2].numel()), self.pointwise_g.flatten(), self.output_g],
+            [0, 0, 0, 0],
+        )
         return PixelCNNParams(
             first[:, :1],
             first[:, 1:],
             self.input_b,
-            direction(self.hidden_v, (2, 3, 4), self.hidden_mask),
+            hidden.view_as(self.hidden_v),
             self.hidden_g,
             self.hidden_b,
-            self.pointwise_g[..., None] * direction(self.pointwise_v, 3),
+            pointwise.view_as(self.pointwise_v),
             self.pointwise_b,
-            self.output_g * direction(self.output_v, 1)[0],
+            last[0],
             self.output_b,
         )
 

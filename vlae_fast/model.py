@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vlae_fast import noise, pretrained
-from vlae_fast.bound import Bound, normal_log_prob
+from vlae_fast import noise, ops, pretrained
+from vlae_fast.bound import Bound, folded_sum, normal_log_prob
 from vlae_fast.checks import function, instance, path, real, whole
 from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
@@ -28,6 +28,7 @@ from vlae_fast.inpainting import DECISIONS, START_ROUNDS, Noises, State, metropo
 from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter, check_result
 from vlae_fast.layers import MADEFlow, PixelCNN, initialization
 from vlae_fast.networks import Decoder, Encoder, images_at_once
+from vlae_fast.portable import log_mean_exp
 from vlae_fast.report import Report, silent
 
 __all__ = ["VLAE", "Bound"]
@@ -81,7 +82,7 @@ class VLAE(nn.Module):
         """
         mean, log_std, context = self._encoder()(self._checked(images))
         check_result(mean, log_std)
-        base = Independent(Normal(mean, log_std.exp()), 1)
+        base = Independent(Normal(mean, ops.exp(log_std)), 1)
         return base if self.posterior_flow is None else FlowPosterior(base, self.posterior_flow, context)
 
     def forward(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
@@ -107,7 +108,7 @@ class VLAE(nn.Module):
     def _bound(self, images: Tensor, moments: Sequence[Any], noise: Tensor) -> Bound:
         """`moments` as the encoder gives them."""
         mean, log_std, context = moments
-        z = mean + log_std.exp() * noise
+        z = mean + ops.exp(log_std) * noise
         log_q = normal_log_prob(noise) - log_std
         if self.posterior_flow is not None:
             z, log_det = self.posterior_flow(z, context)
@@ -117,7 +118,7 @@ class VLAE(nn.Module):
             eps, log_det = self.prior_flow(z)
             log_p = log_det[:, None] / z.shape[1]
         kl_dimensions = log_q - log_p - normal_log_prob(eps)
-        return Bound(self._log_prob_given(images, z), kl_dimensions.sum(1), kl_dimensions)
+        return Bound(self._log_prob_given(images, z), folded_sum(kl_dimensions), kl_dimensions)
 
     def _log_prob_given(self, images: Tensor, z: Tensor | None) -> Tensor:
         """log p(x|z), [N] nats."""
@@ -181,7 +182,7 @@ class VLAE(nn.Module):
                 model.log_likelihood(images, report=lambda done, total: bar.update(done - bar.n))
         """
         reconstruction, kl = self.sampled_bounds(images, samples, seed=seed, first=first, report=report)
-        return (reconstruction - kl).logsumexp(1) - math.log(reconstruction.shape[1])
+        return log_mean_exp(reconstruction - kl)
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
@@ -313,7 +314,7 @@ class VLAE(nn.Module):
     def _code(self, moments: Sequence[Any], normals: Tensor) -> Tensor:
         """z of the posterior's noise; `moments` as the encoder gives them."""
         mean, log_std, context = moments
-        z: Tensor = mean + log_std.exp() * normals
+        z: Tensor = mean + ops.exp(log_std) * normals
         return z if self.posterior_flow is None else self.posterior_flow(z, context)[0]
 
     def _draw(self, context: Tensor | None, uniforms: Tensor, temperature: float, given: Tensor | None) -> Tensor:

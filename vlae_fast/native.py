@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vlae_fast import _native
+from vlae_fast.ops.dense.cpu import dense, dense_backward
+from vlae_fast.ops.exp.cpu import exp
 from vlae_fast.ops.made.cpu import (
     made_flow_forward,
     made_flow_forward_backward,
@@ -24,9 +26,18 @@ from vlae_fast.ops.pixelcnn.cpu import (
     pixelcnn_logits_backward,
     pixelcnn_sample,
 )
-from vlae_fast.ops.weight_norm.cpu import weight_norm, weight_norm_backward
+from vlae_fast.ops.resnet.cpu import resnet, resnet_backward
+from vlae_fast.ops.weight_norm.cpu import (
+    weight_norm,
+    weight_norm_backward,
+    weight_norms,
+    weight_norms_backward,
+)
 
 __all__ = [
+    "dense",
+    "dense_backward",
+    "exp",
     "isa",
     "keep_freed_memory",
     "made_flow_forward",
@@ -44,10 +55,14 @@ __all__ = [
     "pixelcnn_logits",
     "pixelcnn_logits_backward",
     "pixelcnn_sample",
+    "resnet",
+    "resnet_backward",
     "usable_isas",
     "use_isa",
     "weight_norm",
     "weight_norm_backward",
+    "weight_norms",
+    "weight_norms_backward",
 ]
 
 

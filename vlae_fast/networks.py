@@ -2,12 +2,10 @@
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlae_fast.config import VLAEConfig
-from vlae_fast.layers import Conv3x3, Linear, ResNetBlock
+from vlae_fast.layers import Layer, Linear, ResNet, ResNetBlock, plain_weights
 
 __all__ = ["Decoder", "Encoder", "images_at_once"]
 
@@ -22,7 +20,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VLAEConfig) -> None:
         super().__init__()
-        blocks: list[nn.Module] = []
+        blocks: list[ResNetBlock] = []
         inputs = 1
         for i, outputs in enumerate(config.encoder_channels):
             if i > 0:
@@ -30,7 +28,7 @@ class Encoder(nn.Module):
             blocks.append(ResNetBlock(inputs, outputs, stride=2))
             inputs = outputs
         height, width = _sizes(config)[-1]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = ResNet(blocks)
         self.dense = Linear(inputs * height * width, config.dense_units)
         self.moments = Linear(config.dense_units, 2 * config.latent_size)
         self.flow_steps = config.flow_steps
@@ -40,9 +38,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x [N, 1, H, W] -> mean and log standard deviation of z [N, D], context of the flow [N, T, M] or None."""
-        h = F.elu(self.dense(F.elu(self.blocks(x)).flatten(1)))
-        mean, log_std = self.moments(h).chunk(2, dim=1)
-        context = None if self.context is None else self.context(h).unflatten(1, (self.flow_steps, -1))
+        weights = plain_weights(self)
+        h = self.dense(self.blocks(x, weights).flatten(1), weights, pre_elu=True)
+        mean, log_std = self.moments(h, weights, pre_elu=True).chunk(2, dim=1)
+        context = None
+        if self.context is not None:
+            context = self.context(h, weights, pre_elu=True).unflatten(1, (self.flow_steps, -1))
         return mean, log_std, context
 
 
@@ -56,20 +57,20 @@ class Decoder(nn.Module):
         self.shape = (channels[0], height, width)
         self.dense1 = Linear(config.latent_size, config.dense_units)
         self.dense2 = Linear(config.dense_units, math.prod(self.shape))
-        blocks: list[nn.Module] = []
+        blocks: list[ResNetBlock] = []
         for i, size in enumerate(reversed(ups)):
             outputs = channels[min(i + 1, len(channels) - 1)]
             blocks.append(ResNetBlock(channels[i], outputs, up_to=size))
             if i + 1 < len(channels):
                 blocks.append(ResNetBlock(outputs, outputs))
-        self.blocks = nn.Sequential(*blocks)
-        self.output = Conv3x3(channels[-1], config.context_maps if config.decoder == "pixelcnn" else 1)
+        self.blocks = ResNet(blocks)
+        self.output = Layer(config.context_maps if config.decoder == "pixelcnn" else 1, channels[-1], 3, 3)
 
     def forward(self, z: Tensor) -> Tensor:
         """See the class."""
-        h = self.dense2(F.elu(self.dense1(z))).unflatten(1, self.shape)
-        h = h.contiguous(memory_format=torch.channels_last)  # in which torch upsamples twice as fast
-        maps: Tensor = self.output(F.elu(self.blocks(h)))
+        weights = plain_weights(self)
+        h = self.dense2(self.dense1(z, weights), weights, pre_elu=True).unflatten(1, self.shape)
+        maps: Tensor = self.blocks(h, weights, self.output)
         return maps
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_fast.checks import whole
+from vlae_fast.portable import inverse_normal
 
 __all__ = [
     "BINARIZATION",
@@ -73,7 +74,7 @@ def _draw(seed: int, stream: int, first: int, n: int, start: int, normals: int, 
     words = _words(seed % _ITEM, stream, first % _ITEM, n, start, normals + uniforms)
     probability = ((words[:, :normals] >> np.uint64(11)) + 0.5) * 2.0**-53
     unit = (words[:, normals:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    return torch.special.ndtri(torch.from_numpy(probability)).float(), torch.from_numpy(unit)
+    return torch.from_numpy(inverse_normal(probability)).float(), torch.from_numpy(unit)
 
 
 def _shapes(

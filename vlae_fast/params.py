@@ -4,13 +4,24 @@ Letters: N batch, C/K channels in/out (K context channels of a PixelCNN), H/W ro
 blocks, S stored hidden weights, D latent size, M hidden units, T flow steps, R rows of n entries.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, NamedTuple, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
 
-__all__ = ["DTYPES", "OPTIONAL", "PARAMS", "SHAPES", "MADEFlowParams", "MADEParams", "PixelCNNParams", "check_sizes"]
+__all__ = [
+    "DTYPES",
+    "OPTIONAL",
+    "PARAMS",
+    "SHAPES",
+    "MADEFlowParams",
+    "MADEParams",
+    "PixelCNNParams",
+    "ResNetBlockParams",
+    "check_sizes",
+    "resnet_block",
+]
 
 
 class PixelCNNParams(NamedTuple):
@@ -74,6 +85,43 @@ class MADEParams(NamedTuple):
     """[D] int64: where each variable comes in the order; 0..D-1, each once."""
 
 
+class ResNetBlockParams(NamedTuple):
+    """Plain tensors of a residual block with C channels in, M in the middle and K out, or of the last convolution.
+
+    ========  ==================================================================================  ==================
+    kind      result                                                                              skip
+    ========  ==================================================================================  ==================
+    "same"    `x + scale * conv2(elu(conv1(elu(x))))`                                             none, C = K
+    "down"    half as many rows and columns, rounded up: conv1 and skip have stride 2             [K, C, 3, 3]
+    "up"      twice as many, or one less: conv2 and skip are transposed convolutions of stride 2  [C, K, 3, 3]
+    "output"  `conv1(elu(x))`, M = K                                                              none, nor a conv2
+    ========  ==================================================================================  ==================
+    """
+
+    kind: str
+    """same, down, up or output."""
+    conv1_weight: Tensor
+    """[M, C, 3, 3]."""
+    conv1_bias: Tensor
+    """[M]."""
+    conv2_weight: Tensor | None = None
+    """[K, M, 3, 3]; up: [M, K, 3, 3]."""
+    conv2_bias: Tensor | None = None
+    """[K]."""
+    skip_weight: Tensor | None = None
+    """See above."""
+    skip_bias: Tensor | None = None
+    """[K]."""
+    size: tuple[int, int] | None = None
+    """Rows and columns to go up to; None for twice as many."""
+
+
+def resnet_block(kind: str, tensors: Sequence[Tensor], size: tuple[int, int] | None = None) -> ResNetBlockParams:
+    """A block of as many tensors as there are, in the order of the fields."""
+    fields: dict[str, Any] = dict(zip(ResNetBlockParams._fields[1:], tensors, strict=False))
+    return ResNetBlockParams(kind=kind, size=size, **fields)
+
+
 PARAMS: dict[str, type[PixelCNNParams] | type[MADEFlowParams] | type[MADEParams]] = {
     "pixelcnn": PixelCNNParams, "made_flow": MADEFlowParams, "made": MADEParams,
 }  # fmt: skip
@@ -99,6 +147,9 @@ SHAPES: dict[str, dict[str, str]] = {
     "made": {
         "x": "N D", "y": "N D", "hidden_context": "N C", "gates": "N G", "dresult": "N D", "dlog_det": "N",
     } | _named(MADEParams),
+    "dense": {"x": "N C", "weight": "K C", "bias": "K", "dy": "N K"},
+    "exp": {"x": "n"},
+    "resnet": {"x": "N C H W", "dy": "N K h w"},
     "weight_norm": {"v": "R n", "g": "R", "live": "R", "dw": "R n"},
 }  # fmt: skip
 """Op -> tensor -> its axes; gradients of outputs among them. A letter is the same size wherever it stands."""

@@ -3,16 +3,21 @@
 Letters are those of `vlae_fast.params`. The functions take checked arguments; `vlae_fast.ops` checks them.
 """
 
+from vlae_fast.ops.dense.reference import dense
+from vlae_fast.ops.exp.reference import exp
 from vlae_fast.ops.made.reference import made_flow_forward, made_flow_inverse, made_forward, made_inverse
 from vlae_fast.ops.masked_conv.reference import masked_conv3x3
 from vlae_fast.ops.pixelcnn.reference import pixelcnn_log_prob, pixelcnn_logits, pixelcnn_sample
-from vlae_fast.ops.weight_norm.reference import weight_norm
+from vlae_fast.ops.resnet.reference import resnet
+from vlae_fast.ops.weight_norm.reference import weight_norm, weight_norms
 from vlae_fast.params import MADEFlowParams, MADEParams, PixelCNNParams
 
 __all__ = [
     "MADEFlowParams",
     "MADEParams",
     "PixelCNNParams",
+    "dense",
+    "exp",
     "made_flow_forward",
     "made_flow_inverse",
     "made_forward",
@@ -21,5 +26,7 @@ __all__ = [
     "pixelcnn_log_prob",
     "pixelcnn_logits",
     "pixelcnn_sample",
+    "resnet",
     "weight_norm",
+    "weight_norms",
 ]

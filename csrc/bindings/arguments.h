@@ -55,6 +55,10 @@ template <>
 struct Argument<const PixelCNN&>
     : Sizes<PixelCNN, Index, Index, Index, Index, Index, Index, Index, Index, const Wire*, float, Index> {};
 template <>
+struct Argument<const ResNet&> : Sizes<ResNet, Index, Index, Index, Index, const ResNetBlock*, float> {};
+template <>
+struct Argument<const Dense&> : Sizes<Dense, Index, Index, Index, bool> {};
+template <>
 struct Argument<const MADEFlow&> : Sizes<MADEFlow, Index, Index, Index, Index, bool> {};
 template <>
 struct Argument<const MADE&> : Sizes<MADE, Index, Index, Index, Index, Index, const MADELayer*, const std::int64_t*,

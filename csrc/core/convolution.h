@@ -61,8 +61,7 @@ struct Layout {
   }
   // All bits of the pixels, none of the borders: [pixels].
   void inside(std::int32_t* mask) const {
-    for (Index q = 0; q < pixels; ++q)
-      mask[q] = q < G * image && q % stride < W && q / stride % (H + 1) < H ? -1 : 0;
+    for (Index q = 0; q < pixels; ++q) mask[q] = q < G * image && q % stride < W && q / stride % (H + 1) < H ? -1 : 0;
   }
 };
 
@@ -80,7 +79,7 @@ struct Filter {
 // Outputs that the next step of `convolve` computes at once, of those that are left.
 inline Index outputs_at_once(Index left) {
   if (vector_registers == 16 || left < 8) return 4;
-  return left < 12 ? 8 : 12;
+  return left < 12 || left % 12 == 4 ? 8 : 12;  // 4 alone would not keep the multipliers busy
 }
 
 inline Index packed_size(Index inputs, Index outputs) { return inputs * padded(outputs); }
@@ -201,22 +200,22 @@ inline void add_plane_sums(Index outputs, const float* grad, Index grad_plane, I
   }
 }
 
-// total[size] = sum over n < N of what work(n, sums[size][4 partial sums]) adds, where each thread has its own
-// work = make(). Fixed chunks of images, summed in order: the same bits for any n_threads.
-template <class Make>
+// total[size] = sum over n < N of what work(n, sums[size][partials]) adds, where each thread has its own work = make();
+// 4 partial sums or 1. Fixed chunks of images, summed in order: the same bits for any n_threads.
+template <Index partials = 4, class Make>
 void sum_over_images(Index N, Index n_threads, Index size, Make make, float* total) {
   const Index chunk = N > 128 ? round_up(N, 32) / 32 : 4;
   const Index chunks = round_up(N, chunk) / chunk;
   const Array<float> parts(chunks * size);
   parallel(n_threads, chunks, 1, [&](Index begin, Index end) {
     auto work = make();
-    const Array<float> sums(4 * size);
+    const Array<float> sums(partials * size);
     for (Index c = begin; c < end; ++c) {
-      set_zero(sums, 4 * size);
+      set_zero(sums, partials * size);
       for (Index n = c * chunk; n < N && n < (c + 1) * chunk; ++n) work(n, sums);
       for (Index k = 0; k < size; ++k) {
-        const float* const p = sums + 4 * k;
-        parts[c * size + k] = (p[0] + p[1]) + (p[2] + p[3]);
+        const float* const p = sums + partials * k;
+        parts[c * size + k] = partials == 1 ? p[0] : (p[0] + p[1]) + (p[2] + p[3]);
       }
     }
   });

@@ -113,6 +113,13 @@ inline V exp_negative(V x) {
   return x == x ? e.mantissa * e.power : x;
 }
 
+// exp(x); NaN stays NaN.
+inline V exp(V x) {
+  const V half = exp_negative(-0.5f * (x < 0.0f ? -x : x));
+  const V root = x < 0.0f ? half : 1.0f / half;
+  return root * root;
+}
+
 // Absolute error about 1.5e-7; NaN stays NaN.
 inline V elu(V x) {
   const Exp e = exp_parts(x);

@@ -8,6 +8,7 @@
 #pragma once
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "core/transpose.h"
 
 namespace vlae::VLAE_ISA::made {
 
@@ -26,35 +27,6 @@ constexpr Index grain = 16;        // fewer samples are not worth a thread of th
 inline Index min(Index a, Index b) { return a < b ? a : b; }
 inline Index padded(Index n) { return (n + panel_width - 1) / panel_width * panel_width; }
 inline V relu(V x) { return x < 0.0f ? V{} : x; }  // keeps NaN
-
-inline V exp(V x) {
-  const V half = exp_negative(-0.5f * (x < 0.0f ? -x : x));
-  const V root = x < 0.0f ? half : 1.0f / half;
-  return root * root;
-}
-
-// Vectors shuffled lane by lane: lane i of the result is lane pick(i) of the 2 * lanes lanes of a and b.
-template <int... I>
-struct Lanes {};
-template <int n, int... I>
-constexpr auto first_lanes() {
-  if constexpr (n == 0)
-    return Lanes<I...>{};
-  else
-    return first_lanes<n - 1, n - 1, I...>();
-}
-template <auto pick, int... I>
-V shuffle(V a, V b, Lanes<I...>) {
-#if __has_builtin(__builtin_shufflevector)
-  return __builtin_shufflevector(a, b, pick(I)...);
-#else  // GCC 11
-  return __builtin_shuffle(a, b, VInt{pick(I)...});
-#endif
-}
-template <auto pick>
-V shuffle(V a, V b) {
-  return shuffle<pick>(a, b, first_lanes<lanes>());
-}
 
 // weight[rows, columns]: row r is live in its first prefix[r] columns. prefix does not fall.
 struct MaskedMatrix {
@@ -109,8 +81,7 @@ template <int R>
   for (Index p = 0; p < terms; ++p, a += a_term, panel += panel_width)
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < panel_vectors; ++v)
-        sum[r][v] = fma(a[r * a_row], load(panel + v * lanes), sum[r][v]);
+      for (int v = 0; v < panel_vectors; ++v) sum[r][v] = fma(a[r * a_row], load(panel + v * lanes), sum[r][v]);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < panel_vectors; ++v) store(out + r * out_row + v * lanes, sum[r][v]);

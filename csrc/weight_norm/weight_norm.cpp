@@ -39,24 +39,26 @@ void for_rows(Index R, Index n, Index n_threads, Body body) {
 
 void weight_norm(Index R, Index n, const float* v, const float* g, const Index* live, Index n_threads, float* w) {
   for_rows(R, n, n_threads, [=](Index r) {
+    const Index count = live ? live[r] : n;
     const float* const from = v + r * n;
     float* const to = w + r * n;
-    const float scale = g[r] * inverse_norm(from, live[r]);
-    for (Index i = 0; i < live[r]; ++i) to[i] = scale * from[i];
-    for (Index i = live[r]; i < n; ++i) to[i] = 0.0f;
+    const float scale = g[r] * inverse_norm(from, count);
+    for (Index i = 0; i < count; ++i) to[i] = scale * from[i];
+    for (Index i = count; i < n; ++i) to[i] = 0.0f;
   });
 }
 
 void weight_norm_backward(Index R, Index n, const float* dw, const float* v, const float* g, const Index* live,
                           Index n_threads, float* dv, float* dg) {
   for_rows(R, n, n_threads, [=](Index r) {
+    const Index count = live ? live[r] : n;
     const float *const up = dw + r * n, *const from = v + r * n;
     float* const to = dv + r * n;
-    const float inverse = inverse_norm(from, live[r]);
-    const float along = inverse * dot(up, from, live[r]);
+    const float inverse = inverse_norm(from, count);
+    const float along = inverse * dot(up, from, count);
     const float scale = g[r] * inverse, shrink = scale * inverse * along;
-    for (Index i = 0; i < live[r]; ++i) to[i] = scale * up[i] - shrink * from[i];
-    for (Index i = live[r]; i < n; ++i) to[i] = 0.0f;
+    for (Index i = 0; i < count; ++i) to[i] = scale * up[i] - shrink * from[i];
+    for (Index i = count; i < n; ++i) to[i] = 0.0f;
     dg[r] = along;
   });
 }

@@ -5,7 +5,7 @@ import torch
 from bodies import ISAS, TRITON, every
 from conftest import assert_close, with_threads
 
-from vlae_fast import masks, reference
+from vlae_fast import masks, ops, reference
 
 BODIES = (*ISAS, TRITON)
 
@@ -90,3 +90,49 @@ def test_live_counts_are_the_masks_of_a_made(degrees):
     live = masks.made_live(sorted_degrees, 5)
     for mask, count in zip(masks.made_masks(sorted_degrees, 5, like=torch.ones(())), live, strict=True):
         assert torch.equal(mask, (torch.arange(mask.shape[1]) < count[:, None]).float())
+
+
+AXES = [((4, 3, 3, 3), 0), ((5, 6, 3, 3), 1), ((2, 7), 0), ((0, 3), 0), ((3, 0), 0), ((3, 0), 1), ((1, 1), 1)]
+
+
+@every(*BODIES)
+def test_many_layers_at_once_equal_the_reference(body):
+    axes = [axis for _, axis in AXES]
+    v = [torch.randn(shape) for shape, _ in AXES]
+    g = [torch.randn(shape[axis]) for shape, axis in AXES]
+    exact = [t.double().requires_grad_() for t in (*v, *g)]
+    expected = reference.weight_norms(exact[: len(v)], exact[len(v) :], axes)
+    dw = [torch.randn(t.shape) for t in v]
+    gradients = torch.autograd.grad(expected, exact, [t.double() for t in dw])
+    dw, v, g = body.put((dw, v, g))
+    for actual, wanted in zip(body.weight_norms(v, g, axes), expected, strict=True):
+        assert_close(actual, wanted)
+    for actual, wanted in zip(body.weight_norms_backward(dw, v, g, axes), gradients, strict=True):
+        assert_close(actual, wanted, "gradient")
+
+
+def test_many_layers_at_once_through_the_public_function():
+    v = [torch.randn(3, 4, requires_grad=True), torch.randn(2, 5, 3, 3, requires_grad=True)]
+    g = [torch.randn(3, requires_grad=True), torch.randn(5, requires_grad=True)]
+    compiled = torch.compile(ops.weight_norms, fullgraph=True, backend="aot_eager")
+    for call in (ops.weight_norms, compiled):
+        w = call(v, g, [0, 1])
+        found = torch.autograd.grad(sum(t.sin().sum() for t in w), [*v, *g])
+        one_by_one = [g[0][:, None] * v[0] / v[0].norm(dim=1, keepdim=True)]
+        one_by_one.append(g[1][:, None, None] * v[1] / v[1].square().sum((0, 2, 3), keepdim=True).sqrt())
+        expected = torch.autograd.grad(sum(t.sin().sum() for t in one_by_one), [*v, *g])
+        for actual, wanted in zip([*w, *found], [*one_by_one, *expected], strict=True):
+            torch.testing.assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize(
+    ("v", "g", "axes", "message"),
+    [
+        ([torch.ones(2, 3)], [torch.ones(2)], [], "v, g, axes: as many of each wanted, got 1, 1 and 0"),
+        ([torch.ones(2, 3)], [torch.ones(2)], [2], r"axes\[0\]: an axis of v\[0\] wanted, got 2"),
+        ([torch.ones(2, 3)], [torch.ones(3)], [0], r"g\[0\]: shape \[2\] wanted, got \[3\]"),
+    ],
+)
+def test_errors_of_many_layers_at_once(v, g, axes, message):
+    with pytest.raises(ValueError, match=message):
+        ops.weight_norms(v, g, axes)

@@ -86,8 +86,8 @@ class Arguments:
         table.check_sizes(self.op, self.sizes)
         return checked
 
-    def tensor(self, name: str, value: Tensor) -> Tensor:
-        """`value`, contiguous, once it is known to have the shape and dtype of its name.
+    def tensor(self, name: str, value: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """`value`, contiguous, once it is known to have the shape (that of its name) and the dtype of its name.
 
         Under torch.autocast half-precision values are widened, as for torch's own ops that want float32.
         Raises TypeError (no tensor, wrong dtype), ValueError (wrong shape or device) or NotImplementedError (a tensor
@@ -115,7 +115,10 @@ class Arguments:
         if value.dtype != (dtype or self.dtype):
             mend = "; float64 runs under use_backend('reference')" if value.dtype == torch.float64 else ""
             raise TypeError(f"{name}: {dtype or self.dtype} wanted, got {value.dtype}{mend}")
-        axes, before = _AXES[self.op, name], set(self.sizes)
+        axes: list[tuple[str, int | None]] = [(str(n), n) for n in shape or ()]
+        if shape is None:
+            axes = _AXES[self.op, name]
+        before = set(self.sizes)
         if not _fits(axes, value.shape, self.sizes):
             wanted = ", ".join(f"{a}={self.sizes[a]}" if a in before else a for a, _ in axes)
             raise ValueError(f"{name}: shape [{wanted}] wanted, got {list(value.shape)}")

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["no_gradient", "register"]
+__all__ = ["count_flops", "no_gradient", "register"]
 
 
 def register(
@@ -31,6 +32,13 @@ def register(
         backward = no_gradient(f"{name}: no second derivatives; use_backend('reference') has them")
     torch.library.register_autograd(name, backward, setup_context=setup_context)
     torch.library.register_vmap(name, _one_by_one(op))
+
+
+def count_flops(op: str, flops: Callable[..., int]) -> None:
+    """Tells torch's FLOP counter what an operator and its gradient cost, by the shapes of the operator's arguments."""
+    register_flop_formula(getattr(torch.ops.vlae_fast, op))(lambda *shapes, **rest: flops(*shapes))
+    backward = getattr(torch.ops.vlae_fast, f"{op}_backward")
+    register_flop_formula(backward)(lambda dy, *shapes, **rest: 2 * flops(*shapes))
 
 
 def _cuda_body(cpu: Callable[..., Any]) -> Callable[..., Any]:

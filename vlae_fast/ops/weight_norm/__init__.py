@@ -1,5 +1,6 @@
-"""The op `weight_norm` and its operator."""
+"""The ops `weight_norm` and `weight_norms`, and their operators."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from vlae_fast.ops.arguments import Arguments
 from vlae_fast.ops.operator import register
 from vlae_fast.ops.weight_norm import cpu, reference
 
-__all__ = ["weight_norm"]
+__all__ = ["weight_norm", "weight_norms"]
 
 
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
@@ -41,6 +42,57 @@ def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     return w
 
 
+def weight_norms(v: Sequence[Tensor], g: Sequence[Tensor], axes: Sequence[int]) -> list[Tensor]:
+    """Weight normalisation of many layers in one call (Salimans & Kingma 2016, arXiv:1602.07868).
+
+    `g * v / |v|`, the norm taken for every index of `axis` over all other axes; what has a norm below 1e-8 is zero.
+
+    Args:
+        v: Directions, float32, any shapes.
+        g: Gains, one for each index of the axis.
+        axes: For every v its axis of outputs.
+
+    Returns:
+        Tensors of the shapes of v, differentiable in v and g.
+
+    Raises:
+        TypeError: No tensor, or wrong dtype.
+        ValueError: Wrong shape, axis, number or device.
+    """
+    if not len(v) == len(g) == len(axes):
+        raise ValueError(f"v, g, axes: as many of each wanted, got {len(v)}, {len(g)} and {len(axes)}")
+    arguments = Arguments("weight_norm")
+    for i, axis in enumerate(axes):
+        if not isinstance(v[i], Tensor) or not 0 <= axis < v[i].dim():
+            raise ValueError(f"axes[{i}]: an axis of v[{i}] wanted, got {axis}")
+    v = [arguments.tensor(f"v[{i}]", t, t.shape) for i, t in enumerate(v)]
+    g = [arguments.tensor(f"g[{i}]", t, (v[i].shape[axes[i]],)) for i, t in enumerate(g)]
+    if arguments.reference:
+        return reference.weight_norms(v, g, axes)
+    w: list[Tensor] = torch.ops.vlae_fast.weight_norms(v, g, list(axes))
+    return w
+
+
+def _all_fake(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
+    return [torch.empty_like(t) for t in v]
+
+
+def _all_setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    v, g, ctx.axes = inputs
+    ctx.save_for_backward(*v, *g)
+
+
+def _all_backward(ctx: Any, dw: list[Tensor]) -> tuple[Any, ...]:
+    tensors, n = ctx.saved_tensors, len(ctx.axes)
+    v, g = list(tensors[:n]), list(tensors[n:])
+    gradients = torch.ops.vlae_fast.weight_norms_backward([t.contiguous() for t in dw], v, g, ctx.axes)
+    return gradients[:n], gradients[n:], None if n else []
+
+
+def _all_backward_fake(dw: list[Tensor], v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
+    return [torch.empty_like(t) for t in (*v, *g)]
+
+
 def _fake(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     return torch.empty_like(v)
 
@@ -64,3 +116,15 @@ register(
     _backward_fake,
 )
 register("weight_norm(Tensor v, Tensor g, Tensor live) -> Tensor", cpu.weight_norm, _fake, _setup_context, _backward)
+register(
+    "weight_norms_backward(Tensor[] dw, Tensor[] v, Tensor[] g, int[] axes) -> Tensor[]",
+    cpu.weight_norms_backward,
+    _all_backward_fake,
+)
+register(
+    "weight_norms(Tensor[] v, Tensor[] g, int[] axes) -> Tensor[]",
+    cpu.weight_norms,
+    _all_fake,
+    _all_setup_context,
+    _all_backward,
+)

@@ -1,4 +1,4 @@
-"""CPU bodies of `weight_norm`: addresses and sizes go to the compiled C++ (csrc/vlae.h)."""
+"""CPU bodies of `weight_norm` and `weight_norms`: addresses and sizes go to the compiled C++ (csrc/vlae.h)."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,9 @@ from torch import Tensor
 from vlae_fast import _native
 from vlae_fast.ops import values
 from vlae_fast.ops.arguments import addresses, operands
+from vlae_fast.ops.weight_norm.reference import from_rows, rows
 
-__all__ = ["weight_norm", "weight_norm_backward"]
+__all__ = ["weight_norm", "weight_norm_backward", "weight_norms", "weight_norms_backward"]
 
 _CPU = torch.device("cpu")
 
@@ -28,3 +29,44 @@ def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tupl
     dv, dg = torch.empty_like(v), torch.empty_like(g)
     _native.weight_norm_backward(R, n, *addresses(dw, v, g, live), torch.get_num_threads(), *addresses(dv, dg))
     return dv, dg
+
+
+_ALL_LIVE = 0
+
+
+def weight_norms(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
+    """See `vlae_fast.reference.weight_norms`."""
+    threads, results = torch.get_num_threads(), []
+    for directions, gains, axis in zip(v, g, axes, strict=True):
+        flat, R, n = _rows(directions, gains, axis)
+        w = torch.empty_like(flat)
+        _native.weight_norm(R, n, *addresses(flat, gains), _ALL_LIVE, threads, w.data_ptr())
+        results.append(from_rows(w, directions, axis))
+    return results
+
+
+def weight_norms_backward(dw: list[Tensor], v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
+    """Gradients [*dv, *dg] of `weight_norms`."""
+    threads, dvs, dgs = torch.get_num_threads(), [], []
+    for upstream, directions, gains, axis in zip(dw, v, g, axes, strict=True):
+        flat, R, n = _rows(directions, gains, axis)
+        up, _, _ = _rows(upstream, gains, axis)
+        dv, dg = torch.empty_like(flat), torch.empty_like(gains)
+        _native.weight_norm_backward(R, n, *addresses(up, flat, gains), _ALL_LIVE, threads, *addresses(dv, dg))
+        dvs.append(from_rows(dv, directions, axis))
+        dgs.append(dg)
+    return dvs + dgs
+
+
+def _rows(v: Tensor, g: Tensor, axis: int) -> tuple[Tensor, int, int]:
+    """v with its rows behind one another, their number and length, once the native code can read them and g."""
+    flat = rows(v, axis)
+    R = v.shape[axis]
+    for name, tensor in (("v", flat), ("g", g)):
+        if not (tensor.dtype == torch.float32 and tensor.device == _CPU and tensor.is_contiguous()):
+            raise ValueError(
+                f"{name}: a contiguous float32 tensor on the CPU wanted, got {tensor.dtype} {tensor.device}"
+            )
+    if g.shape != (R,):
+        raise ValueError(f"g: shape [{R}] wanted, got {list(g.shape)}")
+    return flat, R, flat.numel() // max(R, 1)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from vlae_fast.ops.arguments import operands
+from vlae_fast.ops.weight_norm.reference import from_rows, rows
 
-__all__ = ["weight_norm", "weight_norm_backward"]
+__all__ = ["weight_norm", "weight_norm_backward", "weight_norms", "weight_norms_backward"]
 
 
 def _directions(v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,3 +30,30 @@ def weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, live: Tensor) -> tupl
     dw = dw.masked_fill(torch.arange(v.shape[1], device=v.device) >= live[:, None], 0.0)
     dg = (dw * unit).sum(1)
     return g[:, None] * inverse * (dw - dg[:, None] * unit), dg
+
+
+def _live_rows(t: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """[R, n], and that all of it is live."""
+    flat = rows(t, axis)
+    flat = flat.view(flat.shape[0], -1 if flat.numel() else 0)
+    return flat, torch.full((len(flat),), flat.shape[1], device=flat.device)
+
+
+def weight_norms(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
+    """See `vlae_fast.reference.weight_norms`."""
+    results = []
+    for directions, gains, axis in zip(v, g, axes, strict=True):
+        flat, live = _live_rows(directions, axis)
+        results.append(from_rows(weight_norm(flat, gains, live), directions, axis))
+    return results
+
+
+def weight_norms_backward(dw: list[Tensor], v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
+    """Gradients [*dv, *dg] of `weight_norms`."""
+    dvs, dgs = [], []
+    for upstream, directions, gains, axis in zip(dw, v, g, axes, strict=True):
+        flat, live = _live_rows(directions, axis)
+        dv, dg = weight_norm_backward(_live_rows(upstream, axis)[0], flat, gains, live)
+        dvs.append(from_rows(dv, directions, axis))
+        dgs.append(dg)
+    return dvs + dgs

@@ -1,9 +1,11 @@
-"""The meaning of `weight_norm`, for any float dtype and device."""
+"""The meaning of `weight_norm` and `weight_norms`, for any float dtype and device."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["weight_norm"]
+__all__ = ["from_rows", "rows", "weight_norm", "weight_norms"]
 
 
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
@@ -15,3 +17,24 @@ def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
     v = v.masked_fill(torch.arange(v.shape[1], device=v.device) >= live[:, None], 0.0)
     norm = torch.linalg.vector_norm(v, dim=1, keepdim=True)
     return g[:, None] * (norm >= 1e-8) * v / norm.clamp_min(1e-8)
+
+
+def weight_norms(v: Sequence[Tensor], g: Sequence[Tensor], axes: Sequence[int]) -> list[Tensor]:
+    """`g * v / |v|` for every index of the axis of each v, as rows of `weight_norm` that are live as a whole."""
+    normalised = []
+    for directions, gains, axis in zip(v, g, axes, strict=True):
+        flat = rows(directions, axis)
+        flat = flat.view(flat.shape[0], -1 if flat.numel() else 0)
+        live = torch.full((len(flat),), flat.shape[1], device=flat.device)
+        normalised.append(from_rows(weight_norm(flat, gains, live), directions, axis))
+    return normalised
+
+
+def rows(t: Tensor, axis: int) -> Tensor:
+    """With the axis in front, contiguous: what one of its indices holds is a row."""
+    return t if axis == 0 else t.transpose(0, axis).contiguous()
+
+
+def from_rows(flat: Tensor, like: Tensor, axis: int) -> Tensor:
+    """The inverse of `rows`; a shape of rows will do."""
+    return flat.view_as(like) if axis == 0 else flat.view(like.transpose(0, axis).shape).transpose(0, axis).contiguous()

@@ -1,0 +1,183 @@
+// Hashes of every function of vlae.h on fixed inputs, a line for each instruction set and function: on all processors
+// that have fused multiply-add the same ones. Outputs begin as NaN, so that what is not written shows.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "vlae.h"
+
+namespace {
+
+using namespace vlae;
+
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15 + 1) {}
+  std::uint32_t bits() {  // splitmix64
+    std::uint64_t z = state_ += 0x9E3779B97F4A7C15;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+    return static_cast<std::uint32_t>((z ^ (z >> 31)) >> 32);
+  }
+  float uniform() { return static_cast<float>(bits() >> 8) * 0x1p-24f; }
+
+ private:
+  std::uint64_t state_;
+};
+
+// All memory of a run, and the hash of what was written.
+struct Run {
+  Random random{7};
+  std::vector<std::vector<float>> memory;
+  std::vector<std::vector<float>> outputs;
+
+  Run() {
+    memory.reserve(256);
+    outputs.reserve(256);
+  }
+  const float* input(Index n, float size = 1.0f) {
+    std::vector<float> values(n + 1);
+    for (float& v : values) v = size * (2.0f * random.uniform() - 1.0f);
+    return memory.emplace_back(std::move(values)).data();
+  }
+  const float* binary(Index n) {
+    std::vector<float> values(n + 1);
+    for (float& v : values) v = static_cast<float>(random.bits() & 1);
+    return memory.emplace_back(std::move(values)).data();
+  }
+  const float* uniforms(Index n) {
+    std::vector<float> values(n + 1);
+    for (float& v : values) v = random.uniform();
+    return memory.emplace_back(std::move(values)).data();
+  }
+  float* output(Index n) {
+    return outputs.emplace_back(std::vector<float>(n, std::numeric_limits<float>::quiet_NaN())).data();
+  }
+  std::uint64_t hash() const {  // FNV-1a
+    std::uint64_t h = 0xCBF29CE484222325;
+    for (const auto& values : outputs)
+      for (float v : values) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &v, 4);
+        if (v != v) bits = 0x7FC00000;
+        for (int i = 0; i < 4; ++i) h = (h ^ (bits >> 8 * i & 255)) * 0x100000001B3;
+      }
+    return h;
+  }
+};
+
+constexpr Index threads = 2;
+
+void conv(const Kernels& k, Run& r) {
+  for (const Conv3x3& s : {Conv3x3{3, 5, 7, 6, 9, 4, true, 0.7f}, Conv3x3{2, 12, 13, 28, 28, 5, false, 1.0f}}) {
+    const Index image = s.H * s.W, in = s.N * s.C * image, out = s.N * s.K * image, weights = s.K * s.C * 9;
+    const float *x = r.input(in), *weight = r.input(weights, 0.2f), *bias = r.input(s.K), *gain = r.input(s.K),
+                *residual = r.input(out), *dy = r.input(out);
+    k.masked_conv3x3(s, x, weight, bias, gain, residual, threads, r.output(out));
+    float *dx = r.output(in), *dweight = r.output(weights), *dbias = r.output(s.K), *dgain = r.output(s.K);
+    k.masked_conv3x3_backward(s, dy, x, weight, gain, threads, dx, dweight, dbias, dgain);
+  }
+}
+
+void pixelcnn(const Kernels& k, Run& r) {
+  const Wire wiring[] = {{5, 0, 0}, {5, 1, 1}, {1, 0, 0}, {1, 1, 1}, {5, 2, 0}, {5, 3, 1}};
+  for (const Index C : {5, 12}) {
+    const PixelCNN s = {3, 11, 14, C, 4, 4, 1, 4, wiring, 0.8f, 1};
+    const Index sizes[] = {C * 9,       C * s.K * 9, C, s.S * C * C * 9, s.L * C, s.L * C, s.P * 2 * C * C,
+                           s.P * 2 * C, C,           1};
+    const float* w[10];
+    float* dw[10];
+    for (int i = 0; i < 10; ++i) w[i] = r.input(sizes[i], i == 3 ? 0.2f : 0.5f);
+    for (int i = 0; i < 10; ++i) dw[i] = r.output(sizes[i]);
+    PixelCNNParams p;
+    PixelCNNGrads g;
+    std::memcpy(&p, w, sizeof p);
+    std::memcpy(&g, dw, sizeof g);
+    const Index pixels = s.N * s.H * s.W;
+    const float *x = r.binary(pixels), *context = r.input(pixels * s.K), *dlog_prob = r.input(s.N);
+    k.pixelcnn_logits(s, p, x, context, threads, r.output(pixels));
+    k.pixelcnn_log_prob(s, p, x, context, threads, r.output(s.N));
+    float *dx = r.output(pixels), *dcontext = r.output(pixels * s.K);
+    k.pixelcnn_backward(s, p, x, context, nullptr, dlog_prob, threads, dx, dcontext, g);
+    k.pixelcnn_sample(s, p, context, r.uniforms(pixels), nullptr, 1.3f, threads, r.output(pixels));
+  }
+}
+
+void resnet(const Kernels& k, Run& r) {
+  const ResNetBlock blocks[] = {{1, 3, 16, 18, 4, 5}, {0, 18, 7, 18, 4, 5}, {2, 18, 16, 5, 8, 9}, {3, 5, 4, 4, 8, 9}};
+  const ResNet s = {7, 8, 9, 4, blocks, 0.1f};
+  std::vector<const float*> w;
+  std::vector<float*> dw;
+  for (const ResNetBlock& b : blocks) {
+    const Index skip = b.kind == 1 || b.kind == 2 ? b.C * b.K * 9 : 0, second = b.kind == 3 ? 0 : b.M * b.K * 9;
+    for (const Index n : {b.C * b.M * 9, b.M, second, second ? b.K : 0, skip, skip ? b.K : 0}) {
+      w.push_back(n ? r.input(n, 0.3f) : nullptr);
+      dw.push_back(n ? r.output(n) : nullptr);
+    }
+  }
+  const Index in = s.N * 3 * s.H * s.W, out = s.N * 4 * s.H * s.W;
+  const float *x = r.input(in), *dy = r.input(out);
+  k.resnet_forward(s, w.data(), x, threads, r.output(out));
+  k.resnet_backward(s, w.data(), dy, x, threads, r.output(in), dw.data());
+}
+
+void dense(const Kernels& k, Run& r) {
+  for (const Dense& s : {Dense{5, 37, 13, true}, Dense{33, 450, 64, false}}) {
+    const float *x = r.input(s.N * s.C), *weight = r.input(s.K * s.C), *bias = r.input(s.K), *dy = r.input(s.N * s.K);
+    k.dense(s, x, weight, bias, threads, r.output(s.N * s.K));
+    float *dx = r.output(s.N * s.C), *dweight = r.output(s.K * s.C), *dbias = r.output(s.K);
+    k.dense_backward(s, dy, x, weight, threads, dx, dweight, dbias);
+  }
+  const float* x = r.input(1000, 90.0f);
+  k.exponential(1000, x, r.output(1000));
+}
+
+void made(const Kernels& k, Run& r) {
+  for (const MADEFlow& s : {MADEFlow{5, 7, 19, 2, true}, MADEFlow{40, 64, 200, 3, false}}) {
+    const Index R = s.scale ? 2 * s.D : s.D;
+    const Index sizes[] = {s.T * s.M * s.D, s.T * s.M, s.T * s.M * s.M, s.T * s.M, s.T * R * s.M, s.T * R};
+    const float* w[6];
+    float* dw[6];
+    for (int i = 0; i < 6; ++i) w[i] = r.input(sizes[i], 0.1f);
+    for (int i = 0; i < 6; ++i) dw[i] = r.output(sizes[i]);
+    std::vector<std::int64_t> degrees(s.M);
+    for (Index h = 0; h < s.M; ++h) degrees[h] = h * s.D / s.M;
+    const MADEFlowParams p = {w[0], w[1], w[2], w[3], w[4], w[5], degrees.data()};
+    const MADEFlowGrads g = {dw[0], dw[1], dw[2], dw[3], dw[4], dw[5]};
+    const float *z = r.input(s.N * s.D), *context = r.input(s.N * s.T * s.M), *deps = r.input(s.N * s.D),
+                *dlog_det = r.input(s.N);
+    float *eps = r.output(s.N * s.D), *log_det = r.output(s.N);
+    k.made_flow_forward(s, p, z, context, threads, eps, log_det);
+    k.made_flow_inverse(s, p, z, context, threads, r.output(s.N * s.D));
+    float *dz = r.output(s.N * s.D), *dcontext = r.output(s.N * s.T * s.M);
+    k.made_flow_backward(s, p, z, context, deps, dlog_det, threads, dz, dcontext, g);
+  }
+}
+
+void weight_norm(const Kernels& k, Run& r) {
+  const Index R = 9, n = 333;
+  std::vector<std::int64_t> live(R);
+  for (Index i = 0; i < R; ++i) live[i] = i * n / (R - 1);
+  const float *v = r.input(R * n), *g = r.input(R), *dw = r.input(R * n);
+  k.weight_norm(R, n, v, g, live.data(), threads, r.output(R * n));
+  float *dv = r.output(R * n), *dg = r.output(R);
+  k.weight_norm_backward(R, n, dw, v, g, live.data(), threads, dv, dg);
+}
+
+}  // namespace
+
+int main() {
+  const struct {
+    const char* name;
+    void (*run)(const Kernels&, Run&);
+  } cases[] = {{"masked_conv", conv}, {"pixelcnn", pixelcnn}, {"resnet", resnet},
+               {"dense", dense},      {"made", made},         {"weight_norm", weight_norm}};
+  for (Index i = 0; const Kernels* table = usable(i); ++i)
+    for (const auto& c : cases) {
+      Run run;
+      c.run(*table, run);
+      std::printf("%s %s %016llx\n", table->isa, c.name, static_cast<unsigned long long>(run.hash()));
+    }
+}
