@@ -127,7 +127,7 @@ COMMANDS = {
     "out a folder": (SAMPLE + " --out HOME/folder.png", "folder.png: cannot be written (Is a directory)"),
     "out a folder, npy": (SAMPLE + " --out HOME/folder.npy", "folder.npy: cannot be written (Is a directory)"),
     "out below a file": (SAMPLE + " --out HOME/images.npy/s.png", "s.png: cannot be written (File exists)"),
-    "out where nothing may be": (SAMPLE + " --out /proc/none/s.npz", "/proc/none/s.npz: cannot be written"),
+    "out where nothing may be": (SAMPLE + " --out /proc/none/s.npz", ".part: cannot be written (No such file"),
     "reconstruct onto a folder": (
         "reconstruct HOME/run --num 2 --data HOME/images.npy --out HOME/folder.png",
         "folder.png: cannot be written (Is a directory)",

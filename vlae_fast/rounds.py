@@ -150,7 +150,7 @@ class GrowingFile:
         disk = os.statvfs(next(part for part in (folder, *folder.parents) if part.exists()))
         there = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
         wanted, free = self.total * math.prod(self.row), there + disk.f_bavail * disk.f_frsize
-        if wanted > free:
+        if wanted > free and disk.f_blocks:  # /proc has none
             raise checkpoint.CheckpointError(f"{self.path}: {wanted:,} bytes wanted, {free:,} are free on the disk")
 
     @property
