@@ -12,8 +12,8 @@ using namespace made;
 
 namespace {
 
-constexpr int most_vectors = vector_registers == 32 ? 4 : 2;  // of samples at once
-constexpr int most_rows = 6;                                  // times them: sums that stay in registers
+constexpr int some_vectors = vector_registers == 32 ? 4 : 2;  // of samples at once, and 6 units: sums in registers
+constexpr int many_vectors = 2 * some_vectors;                // and 3 units: even one alone fills the pipeline
 constexpr Index packing_grain = 64;
 
 // Units (or the variables) in the order of their degrees.
@@ -133,6 +133,7 @@ class Samples {
 
  private:
   static constexpr Index width = K * lanes;
+  static constexpr int most_rows = K == many_vectors ? 3 : 6;
 
   static Index rows(const MADE& s) {
     Index count = 0;
@@ -235,19 +236,23 @@ class Samples {
   Scratch x_, y_, context_, gates_, raw_, active_;
 };
 
+// Samples from `begin` on, K vectors at a time while at least `least` are left; returns where the others begin.
+template <int K>
+Index run_all(const MADE& s, const Net& net, const MADEArrays& a, Index begin, Index end, Index least) {
+  if (end - begin < least) return begin;
+  Samples<K> samples(s, net);
+  for (; end - begin >= least; begin += min(end - begin, K * lanes)) samples.run(begin, min(end - begin, K * lanes), a);
+  return begin;
+}
+
 }  // namespace
 
 void made_transform(const MADE& s, const MADEArrays& a, Index n_threads) {
   const Net net(s, n_threads);
-  constexpr Index wide = most_vectors * lanes;
-  parallel(n_threads, s.N, wide, [&](Index begin, Index end) {
-    if (end - begin >= wide) {
-      Samples<most_vectors> samples(s, net);
-      for (; end - begin >= wide; begin += wide) samples.run(begin, wide, a);
-    }
-    if (begin == end) return;
-    Samples<1> samples(s, net);
-    for (; begin < end; begin += lanes) samples.run(begin, min(end - begin, lanes), a);
+  parallel(n_threads, s.N, some_vectors * lanes, [&](Index begin, Index end) {
+    begin = run_all<many_vectors>(s, net, a, begin, end, many_vectors * lanes);
+    begin = run_all<some_vectors>(s, net, a, begin, end, some_vectors * lanes / 2);
+    run_all<1>(s, net, a, begin, end, 1);
   });
 }
 

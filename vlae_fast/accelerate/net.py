@@ -119,7 +119,8 @@ class Net:
         functions = [f for stage in self.stages if (f := getattr(stage, field)) is not None]
         if not functions or context is None:
             return None
-        return torch.cat([f(context) for f in functions], 1).expand(N, -1)
+        made = [f(context) for f in functions]
+        return (made[0] if len(made) == 1 else torch.cat(made, 1)).expand(N, -1)
 
     def _weight(self, i: int) -> Tensor:
         stage = self.stages[i]

@@ -1,5 +1,6 @@
 """What stands in for a slow method of a transform, on the object itself: a copy or a pickle of it keeps that."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class Swap:
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self._parts: list[nn.Module] = []
         self._nets: dict[bool, Net] = {}
         self.net(False)  # an UnsupportedError shows now
 
@@ -46,15 +48,20 @@ class Swap:
 
     def obstacle(self) -> str:
         """Why the library would do it itself now, whatever it is called with; empty where it would not."""
-        for part in self.parts().modules():
-            if part.training and isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+        parts = [*_modules(self.parts())]
+        if parts != self._parts:  # another layer in place of one: the net is to be read anew
+            self._parts, self._nets = parts, {}
+        for part in parts:
+            if isinstance(part, nn.Linear):
+                weight = part.weight
+                if weight.dtype != torch.float32:
+                    return f"weights of {weight.dtype}"
+                if weight.device.type != "cpu":
+                    return f"weights on {weight.device}"
+            elif part.training and isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
                 return "dropout in training mode"
-            if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
+            elif part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
                 return "batch norm in training mode"
-            if isinstance(part, nn.Linear) and part.weight.dtype != torch.float32:
-                return f"weights of {part.weight.dtype}"
-            if isinstance(part, nn.Linear) and part.weight.device.type != "cpu":
-                return f"weights on {part.weight.device}"
             if part._forward_hooks or part._forward_pre_hooks:
                 return "hooks in its net"
         return ""
@@ -76,4 +83,12 @@ class Swap:
         return {"module": self.module}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.module, self._nets = state["module"], {}
+        self.module, self._parts, self._nets = state["module"], [], {}
+
+
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    """`module.modules()`, quicker."""
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _modules(child)

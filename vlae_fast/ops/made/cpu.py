@@ -1,7 +1,7 @@
 """CPU bodies of a MADE flow's ops: addresses and sizes go to the compiled C++ (csrc/vlae.h)."""
 
 from array import array
-from itertools import accumulate
+from functools import cache
 from typing import Any
 
 import torch
@@ -105,21 +105,23 @@ def _net(params: Params, wiring: Any, **tensors: Tensor | None) -> tuple[MADESpe
 def _layers(spec: MADESpec, params: Params, D: int) -> "array[int]":
     """MADELayer of csrc/vlae.h, one after the other."""
     weight, bias, degrees = (p.data_ptr() for p in params[:3])
-    activated = {layer.source for layer in spec.layers if layer.activated}
-    rows = [layer.rows for layer in spec.layers]
-    weights = [n * spec.columns(i, D) for i, n in enumerate(rows)]
-    starts = zip(
-        accumulate([weight, *(4 * n for n in weights[:-1])]),
-        accumulate([bias, *(4 * n for n in rows[:-1])]),
-        accumulate([degrees, *(8 * n for n in rows[:-1])]),
-        spec.starts("context"),
-        spec.starts("gated"),
-        strict=True,
-    )
     table = array("q")
-    for i, (layer, (*own, context, gate)) in enumerate(zip(spec.layers, starts, strict=True)):
-        table.extend([*own, layer.rows, layer.source, layer.activated, layer.adds, context, gate, i in activated])
+    for w, b, d, rest in _offsets(spec, D):
+        table.extend((weight + w, bias + b, degrees + d, *rest))
     return table
+
+
+@cache
+def _offsets(spec: MADESpec, D: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
+    """Of each layer: bytes before its weight, bias and degrees, and the numbers of its MADELayer."""
+    activated = {layer.source for layer in spec.layers if layer.activated}
+    found, w, b, d = [], 0, 0, 0
+    for i, layer in enumerate(spec.layers):
+        columns = (spec.starts(field)[i] for field in ("context", "gated"))
+        numbers = (layer.rows, layer.source, int(layer.activated), layer.adds, *columns, int(i in activated))
+        found.append((w, b, d, numbers))
+        w, b, d = w + 4 * layer.rows * spec.columns(i, D), b + 4 * layer.rows, d + 8 * layer.rows
+    return found
 
 
 def made_forward(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -142,20 +143,11 @@ class MADESpec:
 
     def sizes(self, D: int) -> dict[str, int]:
         """Axes of the params and of context and gates, for D variables."""
-        weights = sum(layer.rows * self.columns(i, D) for i, layer in enumerate(self.layers))
-        return {
-            "W": weights,
-            "B": sum(layer.rows for layer in self.layers),
-            "U": sum(layer.rows for layer in self.layers[:-1]),
-            "C": sum(layer.rows for layer in self.layers if layer.context),
-            "G": sum(layer.rows for layer in self.layers if layer.gated),
-        }
+        return _sizes(self, D)
 
-    def starts(self, field: str) -> list[int]:
+    def starts(self, field: str) -> tuple[int, ...]:
         """Where each layer's columns of context or gates ("context", "gated") begin; -1 for those without."""
-        has = [getattr(layer, field) for layer in self.layers]
-        ends = [0, *accumulate(layer.rows * has_it for layer, has_it in zip(self.layers, has, strict=True))]
-        return [start if has_it else -1 for start, has_it in zip(ends[:-1], has, strict=True)]
+        return _starts(self, field)
 
     def check(self, sizes: dict[str, int]) -> None:
         """Raises ValueError where the tensors of a call, by the letters of their axes, do not fit."""
@@ -168,15 +160,48 @@ class MADESpec:
                 raise ValueError(f"{names[letter]}: {wanted} numbers for this spec wanted, got {sizes.get(letter, 0)}")
 
 
+# Small nets spend as much time here as in their kernel, so all is kept.
+
+
+@cache
+def _sizes(spec: MADESpec, D: int) -> dict[str, int]:
+    layers = spec.layers
+    return {
+        "W": sum(layer.rows * spec.columns(i, D) for i, layer in enumerate(layers)),
+        "B": sum(layer.rows for layer in layers),
+        "U": sum(layer.rows for layer in layers[:-1]),
+        "C": sum(layer.rows for layer in layers if layer.context),
+        "G": sum(layer.rows for layer in layers if layer.gated),
+    }
+
+
+@cache
+def _starts(spec: MADESpec, field: str) -> tuple[int, ...]:
+    has = [getattr(layer, field) for layer in spec.layers]
+    ends = [0, *accumulate(layer.rows * has_it for layer, has_it in zip(spec.layers, has, strict=True))]
+    return tuple(start if has_it else -1 for start, has_it in zip(ends[:-1], has, strict=True))
+
+
 def wiring_of(spec: MADESpec) -> Wiring:
     """What operators take of a spec."""
-    rows = [int(number) for layer in spec.layers for number in layer]
+    rows, activation, scale, first, second = _wiring_of(spec)
+    return [*rows], activation, scale, first, second
+
+
+@cache
+def _wiring_of(spec: MADESpec) -> tuple[tuple[int, ...], int, int, float, float]:
+    rows = tuple(int(number) for layer in spec.layers for number in layer)
     first, second = (*spec.numbers, 0.0, 0.0)[:2]
     return rows, list(ACTIVATIONS).index(spec.activation), list(SCALES).index(spec.scale), first, second
 
 
 def spec_of(rows: Sequence[int], activation: int, scale: int, first: float, second: float) -> MADESpec:
     """The spec back from what operators take. Raises ValueError where it is none."""
+    return _spec_of(tuple(rows), activation, scale, first, second)
+
+
+@cache
+def _spec_of(rows: tuple[int, ...], activation: int, scale: int, first: float, second: float) -> MADESpec:
     if len(rows) % 6 or not (0 <= activation < len(ACTIVATIONS) and 0 <= scale < len(SCALES)):
         raise ValueError(f"wiring: six numbers a layer, known activation and scale wanted, got {shown(list(rows))}")
     name = list(SCALES)[scale]
