@@ -6,7 +6,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill \
-  torchrun docs examples gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
+  torchrun docs examples accelerate gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
@@ -14,7 +14,7 @@ demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill torchrun docs examples gpu-report wheel \
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill torchrun docs examples accelerate gpu-report wheel \
   compilers matrix-oldest  ## the long checks
 
 lint: .venv/installed
@@ -80,6 +80,11 @@ docs: .venv/installed  ## a page for each public name in build/docs, from its do
 
 examples: .venv/installed
 	rm -rf build/tour && $(BIN)/python examples/tour.py --out build/tour
+
+# The flows of other libraries that vlae_fast.accelerate knows.
+accelerate: .venv/contenders
+	$(BIN)/pip install -q pyro-ppl || echo "without pyro"
+	$(BIN)/pytest -q tests/test_accelerate.py
 
 # What runs on a GPU machine, all but the launches.
 gpu-report: .venv/installed

@@ -11,7 +11,18 @@ from types import ModuleType
 
 from pdoc import doc, render
 
-MODULES = ("", ".ops", ".reference", ".data", ".data.download", ".train", ".evaluate", ".distributed", ".plots")
+MODULES = (
+    "",
+    ".ops",
+    ".reference",
+    ".data",
+    ".data.download",
+    ".train",
+    ".evaluate",
+    ".distributed",
+    ".plots",
+    ".accelerate",
+)
 VALUES = {"ALONE", "__version__", "FIXED_DRAW_SEED", "SPLIT_SEED"}
 """Re-exported plain values: they bring no docstring with them."""
 

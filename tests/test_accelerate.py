@@ -300,7 +300,11 @@ LEFT = {
     "training": (changed(lambda t: t.train() and None), "batch norm in training mode"),
     "dropout": (lambda: nflows(dropout_probability=0.1).train(), "dropout in training mode"),
     "float64": (changed(lambda t: t.double() and None), "weights of torch.float64"),
-    "hooks": (changed(lambda t: t.autoregressive_net.register_forward_hook(print) and None), "hooks in its net"),
+    "hooks": (changed(lambda t: t.autoregressive_net.register_forward_hook(print) and None), "hooks or methods"),
+    "patched": (
+        changed(lambda t: setattr(t.autoregressive_net, "forward", t.autoregressive_net.forward)),
+        "hooks or methods",
+    ),
     "activation": (lambda: nflows(activation=F.gelu), "activation gelu"),
     "spline": (
         spline,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.case import OURS, Call, Case, Contender, OnGpu, Size, Way, Work, agrees, compiled, gradients
+from benchmarks.ops import made_accelerate
 from benchmarks.ops import made_contenders as contenders
 from benchmarks.ops.made_libraries import LIBRARIES, cyclic_degrees
 from vlae_fast import MADEFlowParams, masks, ops
@@ -145,4 +146,5 @@ CASES = (
         gpu=on_gpu("torch eager", batches=(1024, 4096)),
         **COMMON,
     ),
+    *made_accelerate.CASES,
 )

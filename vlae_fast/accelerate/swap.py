@@ -62,8 +62,8 @@ class Swap:
                 return "dropout in training mode"
             elif part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
                 return "batch norm in training mode"
-            if part._forward_hooks or part._forward_pre_hooks:
-                return "hooks in its net"
+            if part._forward_hooks or part._forward_pre_hooks or (part is not self.module and "forward" in vars(part)):
+                return "hooks or methods of their own in its net"
         return ""
 
     def parts(self) -> nn.Module:

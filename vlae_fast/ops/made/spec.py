@@ -94,7 +94,9 @@ class MADESpec:
     activation: str = "relu"
     """One of ACTIVATIONS; ELU and leaky ReLU with torch's usual slopes."""
     scale: str = "exp"
+    """One of SCALES."""
     numbers: tuple[float, ...] = ()
+    """As many as the scale has."""
 
     def __post_init__(self) -> None:
         for name, table in (("activation", ACTIVATIONS), ("scale", SCALES)):
