@@ -86,7 +86,7 @@ class Arguments:
         table.check_sizes(self.op, self.sizes)
         return checked
 
-    def tensor(self, name: str, value: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    def tensor(self, name: str, value: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
         """`value`, contiguous, once it is known to have the shape (that of its name) and the dtype of its name.
 
         Under torch.autocast half-precision values are widened, as for torch's own ops that want float32.
@@ -115,14 +115,18 @@ class Arguments:
         if value.dtype != (dtype or self.dtype):
             mend = "; float64 runs under use_backend('reference')" if value.dtype == torch.float64 else ""
             raise TypeError(f"{name}: {dtype or self.dtype} wanted, got {value.dtype}{mend}")
-        axes: list[tuple[str, int | None]] = [(str(n), n) for n in shape or ()]
         if shape is None:
-            axes = _AXES[self.op, name]
-        before = set(self.sizes)
-        if not _fits(axes, value.shape, self.sizes):
-            wanted = ", ".join(f"{a}={self.sizes[a]}" if a in before else a for a, _ in axes)
-            raise ValueError(f"{name}: shape [{wanted}] wanted, got {list(value.shape)}")
+            self._check_shape(name, value.shape)
+        elif value.shape != shape:
+            raise ValueError(f"{name}: shape {list(shape)} wanted, got {list(value.shape)}")
         return value.contiguous()
+
+    def _check_shape(self, name: str, shape: torch.Size) -> None:
+        """Against the table. Letters that are new get their sizes from it."""
+        axes, before = _AXES[self.op, name], set(self.sizes)
+        if not _fits(axes, shape, self.sizes):
+            wanted = ", ".join(f"{a}={self.sizes[a]}" if a in before else a for a, _ in axes)
+            raise ValueError(f"{name}: shape [{wanted}] wanted, got {list(shape)}")
 
     def _set_first(self, name: str, value: Tensor) -> None:
         """The first tensor tells the device, and under the reference backend the dtype."""

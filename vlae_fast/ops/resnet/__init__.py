@@ -10,7 +10,7 @@ from vlae_fast import checks
 from vlae_fast.ops.arguments import Arguments
 from vlae_fast.ops.operator import count_flops, register
 from vlae_fast.ops.resnet import cpu, reference
-from vlae_fast.ops.resnet.wiring import Row, flat, flops, result_of, wiring
+from vlae_fast.ops.resnet.wiring import Row, flat, flops, result_of, shapes_of, wiring
 from vlae_fast.params import ResNetBlockParams, resnet_block
 
 __all__ = ["resnet"]
@@ -48,7 +48,9 @@ def resnet(x: Tensor, blocks: Sequence[ResNetBlockParams], *, residual_scale: fl
 
 def _checked(arguments: Arguments, name: str, block: ResNetBlockParams, row: Row) -> ResNetBlockParams:
     """The block with contiguous tensors of the shapes that its row tells."""
-    tensors = [arguments.tensor(f"{name}.{field}", getattr(block, field), shape) for field, shape in row.shapes.items()]
+    tensors = [
+        arguments.tensor(f"{name}.{field}", getattr(block, field), shape) for field, shape in shapes_of(row).items()
+    ]
     return resnet_block(block.kind, tensors, block.size)
 
 

@@ -1,15 +1,16 @@
 """A row of residual blocks as the bodies take it: tensors in a flat list, and a table of numbers, six a block."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vlae_fast.checks import shown
-from vlae_fast.params import ResNetBlockParams, resnet_block
+from vlae_fast.params import ResNetBlockParams
 
-__all__ = ["KINDS", "Row", "checked_rows", "flat", "flops", "result_of", "unflat", "wiring"]
+__all__ = ["KINDS", "Row", "checked_rows", "flat", "flops", "result_of", "shapes_of", "unflat", "wiring"]
 
 KINDS = ("same", "down", "up", "output")
 """Their numbers in csrc/vlae.h."""
@@ -32,19 +33,21 @@ class Row(NamedTuple):
         """Names of the tensors that a block of this kind has."""
         return TENSORS[: {"same": 4, "output": 2}.get(KINDS[self.kind], 6)]
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Their shapes."""
-        C, M, K, up = self.C, self.M, self.K, KINDS[self.kind] == "up"
-        shapes = {
-            "conv1_weight": (M, C, 3, 3),
-            "conv1_bias": (M,),
-            "conv2_weight": (M, K, 3, 3) if up else (K, M, 3, 3),
-            "conv2_bias": (K,),
-            "skip_weight": (C, K, 3, 3) if up else (K, C, 3, 3),
-            "skip_bias": (K,),
-        }
-        return {name: shapes[name] for name in self.tensors}
+
+@cache
+def shapes_of(row: Row) -> dict[str, tuple[int, ...]]:
+    """Shapes of the block's tensors by name."""
+    _, C, M, K, *_ = row
+    up = KINDS[row.kind] == "up"
+    shapes = {
+        "conv1_weight": (M, C, 3, 3),
+        "conv1_bias": (M,),
+        "conv2_weight": (M, K, 3, 3) if up else (K, M, 3, 3),
+        "conv2_bias": (K,),
+        "skip_weight": (C, K, 3, 3) if up else (K, C, 3, 3),
+        "skip_bias": (K,),
+    }
+    return {name: shapes[name] for name in row.tensors}
 
 
 def wiring(shape: Sequence[int], blocks: Sequence[ResNetBlockParams]) -> list[Row]:
@@ -85,16 +88,18 @@ def _channels(name: str, block: ResNetBlockParams, bias: Tensor | None) -> int:
 
 def _size(name: str, block: ResNetBlockParams, H: int, W: int) -> tuple[int, int]:
     """Rows and columns of a block's result."""
-    if block.kind == "down":
-        wanted = [((H + 1) // 2, (W + 1) // 2)]
-    elif block.kind == "up":
-        wanted = [(2 * H - i, 2 * W - j) for i in (0, 1) for j in (0, 1)]
-    else:
-        wanted = [(H, W)]
+    wanted = _sizes(block.kind, H, W)
     size = wanted[0] if block.size is None else tuple(block.size)
     if size not in wanted:
         raise ValueError(f"{name}: one of {', '.join(f'{h}x{w}' for h, w in wanted)} wanted, got {shown(block.size)}")
     return size
+
+
+def _sizes(kind: str, H: int, W: int) -> list[tuple[int, int]]:
+    """What a block can make of H x W pixels; the usual one first."""
+    if kind == "down":
+        return [((H + 1) // 2, (W + 1) // 2)]
+    return [(2 * H - i, 2 * W - j) for i in (0, 1) for j in (0, 1)] if kind == "up" else [(H, W)]
 
 
 def flat(blocks: Sequence[ResNetBlockParams], rows: Sequence[Row]) -> tuple[list[Tensor], list[int]]:
@@ -131,30 +136,38 @@ def unflat(params: Sequence[Tensor], table: Sequence[int]) -> Iterator[tuple[Row
         yield row, dict(zip(row.tensors, rest, strict=False))
 
 
+@cache
+def _rows(C: int, H: int, W: int, table: tuple[int, ...]) -> tuple[Row, ...]:
+    """The rows of a table, once each fits what comes before it. Raises ValueError."""
+    rows = tuple(Row(*table[i : i + 6]) for i in range(0, len(table) - 5, 6))
+    fits = len(table) == 6 * len(rows) > 0 and H > 0 and W > 0
+    for row in rows:
+        kind = KINDS[row.kind] if row.kind in range(len(KINDS)) else ""
+        fits = fits and kind != "" and row.C == C and min(row.M, row.K) >= 0 and (row.H, row.W) in _sizes(kind, H, W)
+        fits = fits and {"same": C, "output": row.M}.get(kind, row.K) == row.K
+        _, _, _, C, H, W = row
+    if not fits:
+        raise ValueError(f"table: six numbers for each block, as `wiring` makes them, wanted, got {list(table)}")
+    return rows
+
+
 def checked_rows(
     x: Tensor, params: Sequence[Tensor], table: Sequence[int], device: torch.device, dy: Tensor | None = None
-) -> list[Row]:
+) -> tuple[Row, ...]:
     """The rows, once no body can leave its memory. Raises TypeError or ValueError."""
-    rows, (_, C, H, W) = [], x.shape
-    blocks = list(unflat(params, table))
-    if len(table) % 6 or not blocks or sum(len(tensors) for _, tensors in blocks) != len(params):
-        raise ValueError(f"params: tensors that fit the table {list(table)} wanted, got {len(params)}")
-    for i, (row, tensors) in enumerate(blocks):
-        block = resnet_block(KINDS[row.kind], list(tensors.values()), (row.H, row.W))
-        wanted = wiring((1, C, H, W), [block])[0]
-        if row != wanted:
-            raise ValueError(f"table: {list(wanted)} wanted for block {i}, got {list(row)}")
-        for name, shape in row.shapes.items():
-            t = tensors[name]
-            if not isinstance(t, Tensor):
-                raise TypeError(f"blocks[{i}].{name}: a tensor wanted, got {type(t).__name__}")
-            if t.shape != shape or t.dtype != torch.float32 or t.device != device or not t.is_contiguous():
-                raise ValueError(
-                    f"blocks[{i}].{name}: a contiguous float32 tensor of shape {list(shape)} on {device} wanted, got "
-                    f"{t.dtype} {list(t.shape)} on {t.device}"
-                )
-        rows.append(row)
-        C, H, W = row.K, row.H, row.W
-    if dy is not None and list(dy.shape) != [len(x), C, H, W]:
-        raise ValueError(f"dy: shape {[len(x), C, H, W]} wanted, got {list(dy.shape)}")
+    N, C, H, W = x.shape
+    rows = _rows(C, H, W, tuple(table))
+    wanted = [(i, name, shape) for i, row in enumerate(rows) for name, shape in shapes_of(row).items()]
+    if len(wanted) != len(params):
+        raise ValueError(f"params: {len(wanted)} tensors wanted, got {len(params)}")
+    for (i, name, shape), t in zip(wanted, params, strict=True):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"blocks[{i}].{name}: a tensor wanted, got {type(t).__name__}")
+        if t.shape != shape or t.dtype != torch.float32 or t.device != device or not t.is_contiguous():
+            raise ValueError(
+                f"blocks[{i}].{name}: a contiguous float32 tensor of shape {list(shape)} on {device} wanted, got "
+                f"{t.dtype} {list(t.shape)} on {t.device}"
+            )
+    if dy is not None and list(dy.shape) != [N, *result_of(table)]:
+        raise ValueError(f"dy: shape {[N, *result_of(table)]} wanted, got {list(dy.shape)}")
     return rows
