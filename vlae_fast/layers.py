@@ -176,18 +176,20 @@ class ResNetBlock(nn.Module):
 class ResNet(nn.ModuleList):
     """A row of ResNetBlocks."""
 
-    def forward(self, x: Tensor, weights: Weights, output: Layer | None = None) -> Tensor:
-        """[N, C, H, W] -> [N, K, H', W'], through a last convolution if there is one."""
+    def params(self, weights: Weights, output: Layer | None = None) -> list[ResNetBlockParams]:
+        """Plain weights for the op, those of a last convolution behind them if there is one."""
         modules: list[Any] = [*self]
         blocks = [block.params(weights) for block in modules]
-        if output is not None:
-            blocks.append(resnet_block("output", [weights[output], output.b]))
-            modules.append(output)
-        if not modules[0].conv1.initializing:
+        return blocks if output is None else [*blocks, resnet_block("output", [weights[output], output.b])]
+
+    def forward(self, x: Tensor, weights: Weights, output: Layer | None = None) -> Tensor:
+        """[N, C, H, W] -> [N, K, H', W']."""
+        blocks, modules = self.params(weights, output), [*self, output]
+        if not any(module.initializing for module in self.modules() if isinstance(module, Layer)):
             return ops.resnet(x, blocks)
 
         def initialize(i: int, name: str, activations: Tensor) -> Tensor:
-            layer = modules[i] if blocks[i].kind == "output" else getattr(modules[i], name)
+            layer: Any = output if blocks[i].kind == "output" else getattr(modules[i], name)
             initialized: Tensor = layer.initialized(activations)
             return initialized  # the reference adds the bias that was just set
 

@@ -3,5 +3,5 @@
 Imports nothing: gpu_report.py reads the names before the package is built.
 """
 
-STEMS = ("model", "pixelcnn", "made", "masked_conv", "weight_norm")
+STEMS = ("model", "pixelcnn", "made", "masked_conv", "resnet", "weight_norm")
 """In the order of the reports."""

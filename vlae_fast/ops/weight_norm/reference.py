@@ -20,13 +20,12 @@ def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
 
 
 def weight_norms(v: Sequence[Tensor], g: Sequence[Tensor], axes: Sequence[int]) -> list[Tensor]:
-    """`g * v / |v|` for every index of the axis of each v, as rows of `weight_norm` that are live as a whole."""
+    """`g * v / |v|` for every index of the axis of each v; zero, and so its gradients, for a norm below 1e-8."""
     normalised = []
     for directions, gains, axis in zip(v, g, axes, strict=True):
-        flat = rows(directions, axis)
-        flat = flat.view(flat.shape[0], -1 if flat.numel() else 0)
-        live = torch.full((len(flat),), flat.shape[1], device=flat.device)
-        normalised.append(from_rows(weight_norm(flat, gains, live), directions, axis))
+        others = [i for i in range(directions.dim()) if i != axis]
+        norm = torch.linalg.vector_norm(directions, dim=others, keepdim=True) if others else directions.abs()
+        normalised.append(gains.view_as(norm) * (norm >= 1e-8) * directions / norm.clamp_min(1e-8))
     return normalised
 
 
