@@ -206,8 +206,8 @@ const Kernels* usable(Index i);
 // The one in use: the best of them, or what the environment variable VLAE_FAST_ISA names, or `use` chose; throws
 // std::runtime_error for a name in VLAE_FAST_ISA that is none of theirs.
 const Kernels& kernels();
-// Chooses another one of them, for the calls that begin from now on in any thread; null for the first choice.
-void use(const Kernels* table);
+// Chooses another one of them, for the calls that begin from now on in any thread.
+void use(const Kernels& table);
 
 #ifdef VLAE_ISA  // set by the build for the sources that are compiled per instruction set
 namespace VLAE_ISA {

@@ -7,6 +7,7 @@ On a CPU: every instruction set of the processor, Triton kernels under Triton's 
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlae_fast import _native, gpu, native
+from vlae_fast import gpu, native
 from vlae_fast.ops.made import gpu as made_gpu
 
 ARCHITECTURE = os.environ.get("VLAE_FAST_PTX")
@@ -109,9 +110,8 @@ def simulated() -> Iterator[ModuleType]:
 @pytest.fixture(params=_parameters(ISAS))
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set of all native code in a test."""
-    _native.use_isa(ISAS.index(request.param))
-    yield request.param
-    _native.use_isa(-1)
+    with native.use_isa(request.param):
+        yield request.param
 
 
 @pytest.fixture
@@ -129,8 +129,6 @@ def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     if body.name in SIMULATED:
         module = request.getfixturevalue("simulated")
         monkeypatch.setattr(made_gpu, "_cuda", lambda: module)
-    if body.name in ISAS:
-        _native.use_isa(ISAS.index(body.name))
-    yield body
-    _native.use_isa(-1)
+    with native.use_isa(body.name) if body.name in ISAS else nullcontext():
+        yield body
     body.check()

@@ -1,6 +1,8 @@
 // Every function of vlae.h under its own name.
 #include <nanobind/stl/vector.h>
 
+#include <stdexcept>
+
 #include "bindings/arguments.h"
 
 namespace nb = nanobind;
@@ -24,7 +26,11 @@ NB_MODULE(_native, m) {
     for (vlae::Index i = 0; const Kernels* table = vlae::usable(i); ++i) names.push_back(table->isa);
     return names;
   });
-  m.def("use_isa", [](vlae::Index i) { vlae::use(i < 0 ? nullptr : vlae::usable(i)); });
+  m.def("use_isa", [](vlae::Index i) {
+    const Kernels* table = i < 0 ? nullptr : vlae::usable(i);
+    if (!table) throw std::out_of_range("use_isa: a place in usable_isas wanted");
+    vlae::use(*table);
+  });
 #define VLAE_DEFINE(Type, name) define(m, #name, &Kernels::name);
   VLAE_KERNELS(VLAE_DEFINE)
 #undef VLAE_DEFINE

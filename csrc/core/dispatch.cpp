@@ -47,8 +47,6 @@ const Candidate candidates[] = {
     {baseline::table, true},
 };
 
-std::atomic<const Kernels*> used = nullptr;
-
 const Kernels& choose() {
   const char* wanted = std::getenv("VLAE_FAST_ISA");
   if (!wanted || !*wanted) return *usable(0);
@@ -69,12 +67,15 @@ const Kernels* usable(Index i) {
   return nullptr;
 }
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  const Kernels* other = used.load(std::memory_order_relaxed);
-  return other ? *other : chosen;
+namespace {
+std::atomic<const Kernels*>& in_use() {
+  static std::atomic<const Kernels*> table = &choose();
+  return table;
 }
+}  // namespace
 
-void use(const Kernels* table) { used.store(table, std::memory_order_relaxed); }
+const Kernels& kernels() { return *in_use().load(std::memory_order_relaxed); }
+
+void use(const Kernels& table) { in_use().store(&table, std::memory_order_relaxed); }
 
 }  // namespace vlae

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_cases import net_params, residual_spec
 
-from vlae_fast import MADEParams, MADESpec, _native, gpu, ops, reference
+from vlae_fast import MADEParams, MADESpec, gpu, native, ops, reference
 from vlae_fast.ops import MADELayer
 from vlae_fast.ops.made.net import layers_of
 from vlae_fast.ops.made.spec import ACTIVATIONS, SCALES, spec_of, wiring_of
@@ -110,11 +110,10 @@ def test_same_bits_on_every_instruction_set_with_fused_multiply_add():
     spec = residual_spec(9, 30, "tanh", "softplus", (1e-3,), gated=True)
     (x, context, gates), params = batch(50, 9, spec), net_params(spec, 9)
     found = []
-    for i, name in enumerate(ISAS):
+    for name in ISAS:
         if name != "baseline":
-            _native.use_isa(i)
-            found.append(ops.made_inverse(x, params, spec, context, gates))
-    _native.use_isa(-1)
+            with native.use_isa(name):
+                found.append(ops.made_inverse(x, params, spec, context, gates))
     for other in found[1:]:
         assert all(map(torch.equal, other, found[0]))
 

@@ -15,8 +15,13 @@ __all__ = ["stage_table", "wiring"]
 def wiring(spec: PixelCNNSpec, params: Sequence[Tensor]) -> tuple[list[int], float, int]:
     """What the bodies take of a spec, for params (the fields of PixelCNNParams): stages, residual_scale, stride."""
     named = PixelCNNParams(*params)
-    rows = spec.stages(len(named.hidden_gain), len(named.pointwise_weight))
-    return [number for row in rows for number in row], spec.residual_scale, spec.visible_stride
+    stages = _stages(spec, len(named.hidden_gain), len(named.pointwise_weight))
+    return [*stages], spec.residual_scale, spec.visible_stride
+
+
+@cache
+def _stages(spec: PixelCNNSpec, L: int, P: int) -> tuple[int, ...]:
+    return tuple(number for row in spec.stages(L, P) for number in row)
 
 
 def stage_table(stages: Sequence[int], visible_stride: int, sizes: Mapping[str, int], device: torch.device) -> Tensor:
