@@ -112,6 +112,14 @@ using DenseBackward = void(const Dense&, const float* dy, const float* x, const 
 // y = exp(x), [n]
 using Exp = void(Index n, const float* x, float* y);
 
+struct AdamaxStep {
+  float step_size, beta1, beta2, epsilon;
+  float keep;  // share of itself that the average keeps
+};
+// With the gradient of n weights: their moments exp_avg and exp_inf, the weights, and then the average move.
+using Adamax = void(Index n, const AdamaxStep&, const float* grad, Index n_threads, float* weight, float* exp_avg,
+                    float* exp_inf, float* average);
+
 struct MADEFlow {
   Index N, D, M, T;
   bool scale;  // false: mean only; true: weight3 and bias3 carry D more rows, the log scales
@@ -187,6 +195,7 @@ using WeightNormBackward = void(Index R, Index n, const float* dw, const float* 
   X(DenseForward, dense)                            \
   X(DenseBackward, dense_backward)                  \
   X(Exp, exponential)                               \
+  X(Adamax, adamax)                                 \
   X(MADEFlowForward, made_flow_forward)             \
   X(MADEFlowBackward, made_flow_backward)           \
   X(MADEFlowInverse, made_flow_inverse)             \

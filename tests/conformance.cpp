@@ -34,8 +34,8 @@ struct Run {
   std::vector<std::vector<float>> outputs;
 
   Run() {
-    memory.reserve(256);
-    outputs.reserve(256);
+    memory.reserve(1024);
+    outputs.reserve(1024);
   }
   const float* input(Index n, float size = 1.0f) {
     std::vector<float> values(n + 1);
@@ -132,6 +132,13 @@ void dense(const Kernels& k, Run& r) {
   }
   const float* x = r.input(1000, 90.0f);
   k.exponential(1000, x, r.output(1000));
+  const float* grad = r.input(1001);
+  float* moved[4];
+  for (float*& values : moved) {
+    values = r.output(1001);
+    for (Index i = 0; i < 1001; ++i) values[i] = x[i % 1000] * x[i % 1000];
+  }
+  k.adamax(1001, {0.01f, 0.9f, 0.999f, 1e-8f, 0.998f}, grad, threads, moved[0], moved[1], moved[2], moved[3]);
 }
 
 void made(const Kernels& k, Run& r) {
@@ -156,6 +163,27 @@ void made(const Kernels& k, Run& r) {
   }
 }
 
+void made_net(const Kernels& k, Run& r) {
+  const Index N = 21, D = 6, M = 17;
+  std::vector<std::int64_t> degrees(M), positions(D);
+  for (Index h = 0; h < M; ++h) degrees[h] = h * D / M;
+  for (Index j = 0; j < D; ++j) positions[j] = (j + 2) % D;
+  const float *x = r.input(N * D), *context = r.input(N * M);
+  for (Index activation = 0; activation < 4; ++activation)
+    for (Index scale = 0; scale < 4; ++scale) {
+      const Index rows = scale == 0 ? D : 2 * D;
+      const MADELayer layers[] = {
+          {r.input(M * D), r.input(M), degrees.data(), M, -1, 0, -1, 0, -1, 1},
+          {r.input(rows * M, 0.3f), r.input(rows), degrees.data(), rows, 0, 1, -1, -1, -1, 0},
+      };
+      for (const bool inverse : {false, true}) {
+        const MADE s = {N, D, 2, M, 0, layers, positions.data(), activation, scale, 1e-3f, 2.0f, inverse};
+        float *y = r.output(N * D), *log_det = r.output(N);
+        k.made_transform(s, {x, context, nullptr, y, log_det}, threads);
+      }
+    }
+}
+
 void weight_norm(const Kernels& k, Run& r) {
   const Index R = 9, n = 333;
   std::vector<std::int64_t> live(R);
@@ -172,8 +200,8 @@ int main() {
   const struct {
     const char* name;
     void (*run)(const Kernels&, Run&);
-  } cases[] = {{"masked_conv", conv}, {"pixelcnn", pixelcnn}, {"resnet", resnet},
-               {"dense", dense},      {"made", made},         {"weight_norm", weight_norm}};
+  } cases[] = {{"masked_conv", conv}, {"pixelcnn", pixelcnn}, {"resnet", resnet},          {"dense", dense},
+               {"made", made},        {"made_net", made_net}, {"weight_norm", weight_norm}};
   for (Index i = 0; const Kernels* table = usable(i); ++i)
     for (const auto& c : cases) {
       Run run;

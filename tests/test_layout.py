@@ -16,7 +16,7 @@ LAYERS = [
     {"cli"},
     {"__init__"},
     {"accelerate", "train", "evaluate"},
-    {"latent", "plots", "run_folder", "rounds", "device", "batches", "objective", "console"},
+    {"latent", "plots", "run_folder", "rounds", "device", "batches", "objective", "console", "optimizer"},
     {"model"},
     {"networks", "distributions", "inpainting", "inputs"},
     {"layers", "data"},

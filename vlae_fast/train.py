@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlae_fast import latent, noise, plots
 from vlae_fast.batches import Batch, Batches
@@ -25,6 +24,7 @@ from vlae_fast.device import pick
 from vlae_fast.distributed import ALONE, LostError, World, launched
 from vlae_fast.model import VLAE, Bound
 from vlae_fast.objective import free_bits_loss
+from vlae_fast.optimizer import AveragingAdamax
 from vlae_fast.run_folder import FREE, Progress, Row, RunFolder
 
 __all__ = ["DivergedError", "Trainer", "UnsavedError"]
@@ -106,7 +106,9 @@ class Trainer:
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model)
         """Polyak average of the weights: what is validated and written to model.safetensors."""
-        self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=config.learning_rate)
+        self.optimizer = AveragingAdamax(
+            list(self.model.parameters()), list(self.average.parameters()), config.learning_rate
+        )
         """Adamax."""
         self._saved_step: int | None = None
         self._saved_seconds = time.monotonic()
@@ -242,12 +244,9 @@ class Trainer:
         self.progress.kl_weight = kl_weight
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._annealed()
+        # Early on the average forgets faster, or the first weights would weigh in it for a thousand steps.
+        self.optimizer.keep = min(self.config.polyak, (1 + self.progress.step) / (10 + self.progress.step))
         self.optimizer.step()
-        with torch.no_grad():
-            # Early on the average forgets faster, or the first weights would weigh in it for a thousand steps.
-            decay = min(self.config.polyak, (1 + self.progress.step) / (10 + self.progress.step))
-            blend = get_ema_multi_avg_fn(decay)
-            blend(list(self.average.parameters()), list(self.model.parameters()), 0)
         return Bound(*(t.detach() for t in mean))
 
     def _mean_bound(self, batch: Batch) -> Bound:

@@ -59,6 +59,8 @@ struct Argument<const ResNet&> : Sizes<ResNet, Index, Index, Index, Index, const
 template <>
 struct Argument<const Dense&> : Sizes<Dense, Index, Index, Index, bool> {};
 template <>
+struct Argument<const AdamaxStep&> : Sizes<AdamaxStep, float, float, float, float, float> {};
+template <>
 struct Argument<const MADEFlow&> : Sizes<MADEFlow, Index, Index, Index, Index, bool> {};
 template <>
 struct Argument<const MADE&> : Sizes<MADE, Index, Index, Index, Index, Index, const MADELayer*, const std::int64_t*,
