@@ -73,6 +73,7 @@ class Trainer:
         """How it learns."""
         self.dataset, self.out = instance("dataset", dataset, Dataset), path("out", out)
         self.world = instance("world", world, World)
+        """The processes that train together."""
         sizes = tuple((images.height, images.width) for images in (instance("model", model, VLAEConfig), dataset.train))
         if sizes[0] != sizes[1]:
             raise ValueError(f"model: height, width {sizes[1]}, those of {dataset.name}, wanted, got {sizes[0]}")
