@@ -96,6 +96,16 @@ class Net {
   Scratch weights_;
 };
 
+// A sum that carries along what it rounds off (Kahan): many log scales that are nearly equal err in one direction.
+struct Sum {
+  V total, lost;
+  void add(V x) {
+    const V next = x - lost, sum = total + next;
+    lost = (sum - total) - next;
+    total = sum;
+  }
+};
+
 // K * lanes samples; all that is known of them lies [unit in its order][sample].
 template <int K>
 class Samples {
@@ -118,7 +128,7 @@ class Samples {
     gather(N, a.x + begin * s_.D, s_.D, variables.at, (s_.inverse ? y_ : x_).data());
     gather(N, a.context + begin * s_.C, s_.C, nullptr, context_.data());
     gather(N, a.gates + begin * s_.G, s_.G, nullptr, gates_.data());
-    V log_det[K] = {};
+    Sum log_det[K] = {};
     for (Index j = 0; j < s_.D; ++j) {
       for (Index l = 0; l < s_.L; ++l) compute(l, j);
       transform(j, log_det);
@@ -127,7 +137,7 @@ class Samples {
     for (Index n = 0; n < N; ++n) {
       float* to = a.y + (begin + n) * s_.D;
       for (Index j = 0; j < s_.D; ++j) to[variables.at[j]] = result[j * width + n];
-      a.log_det[begin + n] = log_det[n / lanes][n % lanes];
+      a.log_det[begin + n] = log_det[n / lanes].total[n % lanes];
     }
   }
 
@@ -214,7 +224,7 @@ class Samples {
   }
 
   // The j-th variable: y = scale * x + shift, or back.
-  void transform(Index j, V (&log_det)[K]) const {
+  void transform(Index j, Sum (&log_det)[K]) const {
     const Index out = offset_[s_.L - 1] + net_.order(s_.L - 1).below[j] * width;
     for (int k = 0; k < K; ++k) {
       const float* shift = raw_.data() + out + k * lanes;
@@ -222,10 +232,10 @@ class Samples {
       float *x = x_.data() + j * width + k * lanes, *y = y_.data() + j * width + k * lanes;
       if (s_.inverse) {
         store(x, (load(y) - t.shift) / t.scale);
-        log_det[k] -= t.log_scale;
+        log_det[k].add(-t.log_scale);
       } else {
         store(y, fma(t.scale, load(x), t.shift));
-        log_det[k] += t.log_scale;
+        log_det[k].add(t.log_scale);
       }
     }
   }
