@@ -114,6 +114,13 @@ def test_more_than_there_is_room_for_is_refused_at_once(home, capsys, out, num):
     assert os.listdir() == ["m"]
 
 
+def test_image_numbers_end_with_their_64_bits(home, capsys):
+    numbers = [2**64 - 2, 2**64 - 1]
+    last = [cli.main(["sample", "m", "--first", str(first), "--num", "2", "--out", "s.npy"]) for first in numbers]
+    assert last == [0, 2]
+    assert capsys.readouterr().err == "vlae-fast: num: a whole number in 1..1 wanted, got 2\n"
+
+
 def test_the_file_keeps_its_mode_and_stays_until_all_is_drawn(home, monkeypatch):
     (home / "s.npy").write_bytes(b"before")
     (home / "s.npy").chmod(0o600)

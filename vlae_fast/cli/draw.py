@@ -48,7 +48,7 @@ class Sample(Options):
     def __call__(self) -> int:
         """Returns the exit status."""
         first = whole("first", self.first)
-        whole("num", self.num, 1, 2**64 - 1 - first)
+        whole("num", self.num, 1, min(2**64 - 1, 2**64 - first))
         self.out = check_output("out", self.out, (".png", ".npy", ".npz"))
         with self.world() as world:
             drawn = self._drawn(world)
