@@ -149,6 +149,73 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
 
 
+def whole_models(runs: dict[str, dict]) -> list[str]:
+    """The table of models with a code."""
+    rows = []
+    for name, run in sorted(runs.items(), key=lambda item: (dataset(item[1]), item[1]["test"]["nll_nats"]["mean"])):
+        test, training = run["test"], run["config"]["training"]
+        rows.append(
+            [
+                name, test["data"], decoder(run), training["train_on"], str(training["batch_size"]), schedule(run),
+                mean(test["nll_nats"]),
+                str(PAPER[dataset(run)]["VLAE"]), f"{test['samples']} x {test['images']}",
+                mean(test["negative_elbo_nats"]), mean(test["kl_nats"]), str(training["seed"]),
+                f"{run['last_validation']['seconds'] / 60:.0f}",
+            ]
+        )  # fmt: skip
+    return table(
+        ["run", "data", "decoder", "learned from", "batch", "epochs, step size", "NLL", "paper's NLL",
+         "samples x images", "negative ELBO", "KL", "seed", "minutes of training"],
+        rows,
+    )  # fmt: skip
+
+
+def pictures(runs: dict[str, dict]) -> list[str]:
+    """What the models with a code draw and keep."""
+    lines: list[str] = []
+    for name in runs:
+        if not (HERE / "figures" / f"{name}-samples.png").exists():  # a stretch of a longer training
+            continue
+        learned = runs[name]["config"]["training"]["train_on"] != "train"
+        note = " (the validation images are among those learned from)" if learned else ""
+        lines += [f"### {name}", "", f"Originals, each beside its lossy reconstruction; samples; training{note}.", ""]
+        for picture in ("reconstructions", "samples", "curves"):
+            lines.append(f"![{picture} of {name}](figures/{name}-{picture}.png)")
+        lines.append("")
+    return lines
+
+
+def decoders_alone(runs: dict[str, dict]) -> list[str]:
+    """The section on the PixelCNN without a code."""
+    lines = [
+        "## Which decoder is the paper's",
+        "",
+        "The PixelCNN alone, exact NLL (`--model.conditioning map`: with a learned constant map, as a constant code",
+        "would give it; `none`: without). Paper: 87.55 on dynamic MNIST, 89.26 on Caltech-101.",
+        "",
+        *(f"- {text}" for text in WIRINGS.values()),
+        "",
+        "Each also has four 1x1 residual blocks. Tied: one weight for all mask-B layers.",
+        "",
+    ]
+    rows = []
+    for run in sorted(runs.values(), key=lambda run: (dataset(run), run["test"]["nll_nats"]["mean"])):
+        test, model, training = run["test"], run["config"]["model"], run["config"]["training"]
+        rows.append(
+            [
+                test["data"], wiring(run), model["conditioning"], "yes" if model["tied"] else "no",
+                training["train_on"], str(training["batch_size"]), schedule(run), mean(test["nll_nats"]),
+                f"{test['nll_nats']['mean'] - PAPER[dataset(run)]['decoder alone']:+.2f}",
+                f"{run['last_validation']['seconds'] / 60:.0f}",
+            ]
+        )  # fmt: skip
+    return lines + table(
+        ["data", "decoder", "conditioning", "tied", "learned from", "batch", "epochs, step size", "NLL",
+         "less the paper's", "minutes of training"],
+        rows,
+    )  # fmt: skip
+
+
 def report(runs: dict[str, dict]) -> str:
     """RESULTS.md."""
     lines = [
@@ -164,23 +231,7 @@ def report(runs: dict[str, dict]) -> str:
     ]
     whole = {name: run for name, run in runs.items() if run["test"]["kl_nats"]}
     alone = {name: run for name, run in runs.items() if name not in whole}
-    rows = []
-    for name, run in sorted(whole.items(), key=lambda item: (dataset(item[1]), item[1]["test"]["nll_nats"]["mean"])):
-        test, training = run["test"], run["config"]["training"]
-        rows.append(
-            [
-                name, test["data"], decoder(run), training["train_on"], str(training["batch_size"]), schedule(run),
-                mean(test["nll_nats"]),
-                str(PAPER[dataset(run)]["VLAE"]), f"{test['samples']} x {test['images']}",
-                mean(test["negative_elbo_nats"]), mean(test["kl_nats"]), str(training["seed"]),
-                f"{run['last_validation']['seconds'] / 60:.0f}",
-            ]
-        )  # fmt: skip
-    lines += table(
-        ["run", "data", "decoder", "learned from", "batch", "epochs, step size", "NLL", "paper's NLL",
-         "samples x images", "negative ELBO", "KL", "seed", "minutes of training"],
-        rows,
-    )  # fmt: skip
+    lines += whole_models(whole)
     missing = ", ".join(sorted(set(PAPER) - {dataset(run) for run in whole.values()}))
     lines += [
         "",
@@ -191,42 +242,7 @@ def report(runs: dict[str, dict]) -> str:
         "paper does, brings far more there than their number says.",
         "",
     ]
-    for name in whole:
-        if not (HERE / "figures" / f"{name}-samples.png").exists():  # a stretch of a longer training
-            continue
-        learned = whole[name]["config"]["training"]["train_on"] != "train"
-        note = " (the validation images are among those learned from)" if learned else ""
-        lines += [f"### {name}", "", f"Originals, each beside its lossy reconstruction; samples; training{note}.", ""]
-        for picture in ("reconstructions", "samples", "curves"):
-            lines.append(f"![{picture} of {name}](figures/{name}-{picture}.png)")
-        lines.append("")
-    lines += [
-        "## Which decoder is the paper's",
-        "",
-        "The PixelCNN alone, exact NLL (`--model.conditioning map`: with a learned constant map, as a constant code",
-        "would give it; `none`: without). Paper: 87.55 on dynamic MNIST, 89.26 on Caltech-101.",
-        "",
-        *(f"- {text}" for text in WIRINGS.values()),
-        "",
-        "Each also has four 1x1 residual blocks. Tied: one weight for all mask-B layers.",
-        "",
-    ]
-    rows = []
-    for run in sorted(alone.values(), key=lambda run: (dataset(run), run["test"]["nll_nats"]["mean"])):
-        test, model, training = run["test"], run["config"]["model"], run["config"]["training"]
-        rows.append(
-            [
-                test["data"], wiring(run), model["conditioning"], "yes" if model["tied"] else "no",
-                training["train_on"], str(training["batch_size"]), schedule(run), mean(test["nll_nats"]),
-                f"{test['nll_nats']['mean'] - PAPER[dataset(run)]['decoder alone']:+.2f}",
-                f"{run['last_validation']['seconds'] / 60:.0f}",
-            ]
-        )  # fmt: skip
-    lines += table(
-        ["data", "decoder", "conditioning", "tied", "learned from", "batch", "epochs, step size", "NLL",
-         "less the paper's", "minutes of training"],
-        rows,
-    )  # fmt: skip
+    lines += pictures(whole) + decoders_alone(alone)
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in runs.values()})
     where = f"Machine: {'; '.join(machines)}; one core a training, at times shared with others."
     lines += ["", "## Again", "", where, ""]
