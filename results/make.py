@@ -170,6 +170,24 @@ def whole_models(runs: dict[str, dict]) -> list[str]:
     )  # fmt: skip
 
 
+def mixtures() -> list[str]:
+    """The table of mixtures of models, as results/mixture.py writes them down."""
+    rows = []
+    for path in sorted((HERE / "mixtures").glob("*.json")):
+        found = json.loads(path.read_text())
+        rows.append(
+            [
+                path.stem, found["data"], ", ".join(found["runs"]), f"{found['parameters'] / 1e6:.1f} million",
+                mean(found["nll_nats"]), str(PAPER[found["data"]]["VLAE"]), f"{found['samples']} x {found['images']}",
+                ", ".join(f"{nll:.2f}" for nll in found["each_nll_nats"]),
+            ]
+        )  # fmt: skip
+    if not rows:
+        return []
+    head = ["mixture", "data", "of", "parameters", "NLL", "paper's NLL", "samples x images", "each alone"]
+    return ["Mixtures: the mean of several models' likelihoods, a density too.", "", *table(head, rows), ""]
+
+
 def pictures(runs: dict[str, dict]) -> list[str]:
     """What the models with a code draw and keep."""
     lines: list[str] = []
@@ -242,7 +260,7 @@ def report(runs: dict[str, dict]) -> str:
         "paper does, brings far more there than their number says.",
         "",
     ]
-    lines += pictures(whole) + decoders_alone(alone)
+    lines += mixtures() + pictures(whole) + decoders_alone(alone)
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in runs.values()})
     where = f"Machine: {'; '.join(machines)}; one core a training, at times shared with others."
     lines += ["", "## Again", "", where, ""]

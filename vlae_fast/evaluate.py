@@ -25,7 +25,7 @@ from vlae_fast.rounds import Kept, filled
 __all__ = ["Evaluation", "Mean", "evaluate"]
 
 IMAGES = 16
-"""Images that a process evaluates at once; the last bits of their figures depend on it."""
+"""Images that a process evaluates at once."""
 
 
 @dataclass(frozen=True)
