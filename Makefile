@@ -82,8 +82,8 @@ examples: .venv/installed
 	rm -rf build/tour && $(BIN)/python examples/tour.py --out build/tour
 
 # The flows of other libraries that vlae_fast.accelerate knows.
-accelerate: .venv/contenders
-	$(BIN)/pip install -q pyro-ppl || echo "without pyro"
+accelerate: .venv/installed
+	$(BIN)/pip install -q nflows normflows zuko pyro-ppl || echo "without some of nflows, normflows, zuko and pyro"
 	$(BIN)/pytest -q tests/test_accelerate.py
 
 # What runs on a GPU machine, all but the launches.
