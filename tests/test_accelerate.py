@@ -247,6 +247,16 @@ def test_nested_flows_draw_the_same_samples(calls):
     assert names == ["_transform._transforms.0._transforms.0", "_transform._transforms.1"]
 
 
+def test_flows_within_the_objects_of_sbi_are_found():
+    """A posterior holds its estimator, and the potential made of it, in plain attributes."""
+    pytest.importorskip("nflows")
+    posterior = type("Posterior", (), {"__module__": "sbi.inference"})()
+    posterior.estimator = nn.Sequential(nflows())
+    posterior.potential = {"of": (posterior.estimator, posterior)}
+    accelerate(posterior)
+    assert [(entry.name, entry.fast) for entry in accelerate.report(posterior)] == [("estimator.0", True)]
+
+
 @pytest.mark.parametrize("shapes", [((), ()), ((), (2,)), ((5,), ()), ((4, 2), (2,)), ((3,), (2, 3)), ((0,), ())])
 def test_batch_and_context_shapes_of_zuko(shapes, calls):
     pytest.importorskip("zuko")
