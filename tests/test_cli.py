@@ -144,7 +144,7 @@ BAD = {
     "no run": ("sample EMPTY/none --out OUT.png", "no such folder"),
     "no model": ("sample EMPTY --out OUT.png", "config.json: No such file"),
     "suffix": ("sample RUN --out OUT.jpg", ".png, .npy or .npz wanted"),
-    "num": ("sample RUN --out OUT.png --num 0", "num: >= 1"),
+    "num": ("sample RUN --out OUT.png --num 0", "num: a whole number in 1.."),
     "temperature": ("sample RUN --out OUT.png --temperature 0", "temperature: a positive number wanted"),
     "samples": ("evaluate RUN --samples 0", "samples: a whole number in 1.."),
     "subset": ("evaluate RUN --subset 0", "subset: a whole number in 1.."),

@@ -92,7 +92,7 @@ def test_no_two_processes_append_to_one_file(home, monkeypatch, capsys):
     held = rounds.GrowingFile(home / part, N, (1, 6, 5))
     assert sample("s.npy") == 2
     assert capsys.readouterr().err.endswith(".part: another process writes to it\n")
-    del held
+    held.close()
     assert sample("s.npy") == 0
 
 

@@ -182,6 +182,10 @@ class GrowingFile:
             os.fsync(self._file.fileno())
             checkpoint.put_in_place(self.path, path)
 
+    def close(self) -> None:
+        """Lets another process append."""
+        self._file.close()
+
     def remove(self) -> None:
         """Once its rows stand elsewhere."""
         if self.path is not None:
@@ -202,8 +206,9 @@ def _opened(path: Path | None) -> IO[bytes]:
     checkpoint.make_folder(path.parent)
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise checkpoint.CheckpointError(f"{path}: a file wanted, not a pipe or device")
-    if not lock(file.fileno()):
-        raise checkpoint.CheckpointError(f"{path}: another process writes to it")
-    return file
+    regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    if regular and lock(file.fileno()):
+        return file
+    file.close()
+    reason = "another process writes to it" if regular else "a file wanted, not a pipe or device"
+    raise checkpoint.CheckpointError(f"{path}: {reason}")

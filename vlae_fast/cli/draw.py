@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -51,14 +52,11 @@ class Sample(Options):
         whole("num", self.num, 1, min(2**64 - 1, 2**64 - first))
         self.out = check_output("out", self.out, (".png", ".npy", ".npz"))
         with self.world() as world:
-            drawn = self._drawn(world)
-            if drawn is not None:
-                self._write(drawn)
-                self.say(f"{self.out}: {self.num} images")
+            self._draw(world)
         return 0
 
-    def _drawn(self, world: World) -> GrowingFile | None:
-        """All images, in the first process; kept in a file beside `out`, so that the same command goes on with them."""
+    def _draw(self, world: World) -> None:
+        """The first process keeps the images in a file beside `out`, so that the same command goes on with them."""
         model = self.model_of(self.run)
         row = torch.zeros(1, model.config.height, model.config.width, dtype=torch.bool, device="cpu")
         if self.out.suffix == ".png":
@@ -66,17 +64,19 @@ class Sample(Options):
         options = [self.num, self.seed, self.first, self.temperature, dataclasses.asdict(model.config)]
         key = checkpoint.digest(model.state_dict(), {"options": json.dumps(options)})[:16]
         world.check_same("model and options", key)
-        drawn = None
-        if world.first:
-            part = self.out.with_name(f"{self.out.name}.{key}.part")
-            drawn = GrowingFile(None if checkpoint.is_special(self.out) else part, self.num, row.shape)
-            if drawn.done:
-                self.say(f"{self.out}: going on at image {drawn.done}")
 
         def compute(first: int, count: int) -> Tensor:
             return model.sample(count, seed=self.seed, first=self.first + first, temperature=self.temperature)
 
-        with self.bar(self.num) as bar:
+        with ExitStack() as stack:
+            drawn = None
+            if world.first:
+                part = self.out.with_name(f"{self.out.name}.{key}.part")
+                growing = GrowingFile(None if checkpoint.is_special(self.out) else part, self.num, row.shape)
+                drawn = stack.enter_context(closing(growing))
+                if drawn.done:
+                    self.say(f"{self.out}: going on at image {drawn.done}")
+            bar = stack.enter_context(self.bar(self.num))
             rounds = -(-self.num // (world.size * AT_ONCE))
             for _, images in in_rounds(
                 row,
@@ -89,7 +89,10 @@ class Sample(Options):
             ):
                 if drawn is not None:
                     drawn.append(images)
-        return drawn
+            bar.close()
+            if drawn is not None:
+                self._write(drawn)
+                self.say(f"{self.out}: {self.num} images")
 
     @property
     def _columns(self) -> int:
