@@ -79,7 +79,12 @@ _FAR = (
 
 
 def log_mean_exp(t: Tensor) -> Tensor:
-    """log(mean(exp(t))) over the last axis, of finite float64, summed by halves."""
+    """log(mean(exp(t))) over the last axis, of finite float64 [..., n], n >= 1, summed by halves."""
+    result: Tensor = torch.ops.vlae_fast.log_mean_exp(t)
+    return result
+
+
+def _log_mean_exp(t: Tensor) -> Tensor:
     values: Any = t.detach().cpu().numpy()
     largest = values.max(-1, keepdims=True)
     terms, samples = exp(values - largest), values.shape[-1]
@@ -88,3 +93,10 @@ def log_mean_exp(t: Tensor) -> Tensor:
         rest = terms.shape[-1] - half
         terms = np.concatenate([terms[..., :rest] + terms[..., half:], terms[..., rest:half]], axis=-1)
     return torch.from_numpy(largest[..., 0] + log(terms[..., 0] / samples)).to(t.device)
+
+
+# An operator, so that torch.compile and torch.export need not look into it.
+_OP = "vlae_fast::log_mean_exp"
+torch.library.define(_OP, "(Tensor t) -> Tensor")
+torch.library.impl(_OP, "default")(_log_mean_exp)
+torch.library.register_fake(_OP)(lambda t: t.new_empty(t.shape[:-1]))
