@@ -114,6 +114,7 @@ Index sums_size(const Plan& plan) {
 // sums += the products of a convolution's inputs (planes) with the gradients of its outputs (planes, in phases where it
 // doubles). `turned` is memory for whichever of them is laid out pixel by pixel.
 void Group::add_weights(const Block& b, const Conv& conv, const float* in, const float* grad, float* sums) const {
+  if (conv.inputs == 0 || conv.outputs == 0) return;
   const Layout& low = b.low;
   const bool wide = wide_outputs(conv);
   const Index channels = wide ? conv.outputs * conv.output_phases() : conv.inputs * conv.input_phases();
