@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlae_fast import _native
 from vlae_fast.ops.arguments import operands
-from vlae_fast.ops.resnet.wiring import Row, checked_rows, result_of
+from vlae_fast.ops.resnet.wiring import Row, checked_rows, names_of, result_of
 
 __all__ = ["resnet", "resnet_backward"]
 
@@ -26,7 +26,7 @@ def _addresses(tensors: Sequence[Tensor], rows: Sequence[Row]) -> "array[int]":
     """Six for each block, 0 where it has no such tensor."""
     numbers, rest = array("Q"), iter(tensors)
     for row in rows:
-        numbers.extend(next(rest).data_ptr() if i < len(row.tensors) else 0 for i in range(6))
+        numbers.extend(next(rest).data_ptr() if i < len(names_of(row)) else 0 for i in range(6))
     return numbers
 
 

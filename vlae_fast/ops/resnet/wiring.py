@@ -10,7 +10,7 @@ from torch import Tensor
 from vlae_fast.checks import shown
 from vlae_fast.params import ResNetBlockParams
 
-__all__ = ["KINDS", "Row", "checked_rows", "flat", "flops", "result_of", "shapes_of", "unflat", "wiring"]
+__all__ = ["KINDS", "Row", "checked_rows", "flat", "flops", "names_of", "result_of", "shapes_of", "unflat", "wiring"]
 
 KINDS = ("same", "down", "up", "output")
 """Their numbers in csrc/vlae.h."""
@@ -28,10 +28,10 @@ class Row(NamedTuple):
     H: int
     W: int
 
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Names of the tensors that a block of this kind has."""
-        return TENSORS[: {"same": 4, "output": 2}.get(KINDS[self.kind], 6)]
+
+def names_of(row: Row) -> tuple[str, ...]:
+    """Names of the tensors that a block of this kind has."""
+    return TENSORS[: (4, 6, 6, 2)[row.kind]]  # of KINDS
 
 
 @cache
@@ -47,7 +47,7 @@ def shapes_of(row: Row) -> dict[str, tuple[int, ...]]:
         "skip_weight": (C, K, 3, 3) if up else (K, C, 3, 3),
         "skip_bias": (K,),
     }
-    return {name: shapes[name] for name in row.tensors}
+    return {name: shapes[name] for name in names_of(row)}
 
 
 def wiring(shape: Sequence[int], blocks: Sequence[ResNetBlockParams]) -> list[Row]:
@@ -104,7 +104,7 @@ def _sizes(kind: str, H: int, W: int) -> list[tuple[int, int]]:
 
 def flat(blocks: Sequence[ResNetBlockParams], rows: Sequence[Row]) -> tuple[list[Tensor], list[int]]:
     """What the bodies take: all tensors, and the table."""
-    tensors = [getattr(block, name) for block, row in zip(blocks, rows, strict=True) for name in row.tensors]
+    tensors = [getattr(block, name) for block, row in zip(blocks, rows, strict=True) for name in names_of(row)]
     return tensors, [number for row in rows for number in row]
 
 
@@ -133,7 +133,7 @@ def unflat(params: Sequence[Tensor], table: Sequence[int]) -> Iterator[tuple[Row
     rest = iter(params)
     for i in range(0, len(table), 6):
         row = Row(*table[i : i + 6])
-        yield row, dict(zip(row.tensors, rest, strict=False))
+        yield row, dict(zip(names_of(row), rest, strict=False))
 
 
 @cache
