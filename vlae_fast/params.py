@@ -118,7 +118,8 @@ class ResNetBlockParams(NamedTuple):
 
 def resnet_block(kind: str, tensors: Sequence[Tensor], size: tuple[int, int] | None = None) -> ResNetBlockParams:
     """A block of as many tensors as there are, in the order of the fields."""
-    fields: dict[str, Any] = dict(zip(ResNetBlockParams._fields[1:], tensors, strict=False))
+    names = ResNetBlockParams._fields[1 : 1 + len(tensors)]
+    fields: dict[str, Any] = dict(zip(names, tensors, strict=True))
     return ResNetBlockParams(kind=kind, size=size, **fields)
 
 
