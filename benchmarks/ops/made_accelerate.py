@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+import vlae_fast
 from benchmarks.case import OURS, Call, Case, Contender, Work, agrees
-from vlae_fast import accelerate
 
 BASE = {"N": 256, "latent": 64}
 AXES = {"N": (1, 256), "latent": (8, 64)}
@@ -51,7 +51,7 @@ def draw(library: str, N: int, latent: int) -> Inputs:
         for part in plain.modules():  # as new, five steps of nflows in 64 dimensions overflow
             if isinstance(part, nn.Linear) and part.out_features == 2 * latent:
                 part.weight.mul_(0.1)
-    return Inputs(accelerate(copy.deepcopy(plain)), plain, torch.randn(N, latent))
+    return Inputs(vlae_fast.accelerate(copy.deepcopy(plain)), plain, torch.randn(N, latent))
 
 
 def work(library: str, N: int, latent: int) -> Work:

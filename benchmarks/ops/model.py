@@ -17,7 +17,6 @@ from benchmarks.ops import made, pixelcnn
 from benchmarks.ops.made_contenders import inverse_incremental, inverse_naive
 from benchmarks.ops.pixelcnn_contenders import WavefrontSampler, log_prob_channels_last, sample_naive
 from vlae_fast import VLAE, VLAEConfig, masks, noise, reference, use_backend
-from vlae_fast.layers import ResNet
 
 
 class Inputs(NamedTuple):
@@ -60,7 +59,7 @@ def work(N: int, encoded: int | None = None) -> Work:
 def in_torch(model: VLAE) -> VLAE:
     """The model with its convolutions laid out as torch does them fastest: channels last where they double."""
 
-    def forward(net: ResNet, x: Tensor, weights: Any, output: Any = None) -> Tensor:
+    def forward(net: Any, x: Tensor, weights: Any, output: Any = None) -> Tensor:
         layout = torch.contiguous_format if output is None else torch.channels_last
         return reference.resnet(x.contiguous(memory_format=layout), net.params(weights, output))
 
