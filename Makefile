@@ -5,8 +5,8 @@ NATIVE_TESTS := -m "native and not slow" tests/ops tests/test_values.py
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare isa aarch64 sanitizers cuda-sim ptx fuzz kill \
-  torchrun docs examples accelerate gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
+.PHONY: demo test check lint gpu-kernels bench bench-all bench-compare bench-isa isa aarch64 sanitizers cuda-sim ptx \
+  fuzz kill torchrun docs examples accelerate gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
@@ -122,9 +122,9 @@ compilers: .venv/installed
 	  else echo "$$compiler not found: skipped"; fi; done
 
 # Speed against plain torch and the libraries: five minutes, or all sizes. One thread; freed memory is kept, for all alike.
-bench bench-all bench-compare: export OMP_NUM_THREADS := 1
-bench bench-all bench-compare: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-bench bench-all bench-compare: export MALLOC_MMAP_THRESHOLD_ := 1073741824
+bench bench-all bench-compare bench-isa: export OMP_NUM_THREADS := 1
+bench bench-all bench-compare bench-isa: export MALLOC_TRIM_THRESHOLD_ := 1073741824
+bench bench-all bench-compare bench-isa: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 bench: BENCH := -m quick --seconds 0.5
 bench-all: BENCH := --seconds 1
 bench bench-all: .venv/contenders
@@ -135,6 +135,9 @@ bench bench-all: .venv/contenders
 
 bench-compare: .venv/installed  ## what BASE=<git revision> and the checkout take, op by op
 	$(BIN)/python -m benchmarks.compare $(BASE)
+
+bench-isa: .venv/installed  ## is the best instruction set ever slower than the next?
+	$(BIN)/python -m benchmarks.instruction_sets
 
 .venv/contenders: .venv/installed
 	$(BIN)/pip install -q -e ".[bench]" || echo "without nflows, normflows and zuko"
