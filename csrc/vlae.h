@@ -96,9 +96,13 @@ using ResNetGrads = float* const;
 // x[N,C,H,W] -> y: skip(x) + residual_scale * conv2(elu(conv1(elu(x)))), block after block; conv1(elu(x)) of an output
 // block. Where a block goes down, conv1 and skip have stride 2; where it goes up, conv2 and skip are transposed
 // convolutions of stride 2 (weights [in,out,3,3]); else skip is the identity.
-using ResNetForward = void(const ResNet&, ResNetParams* params, const float* x, Index n_threads, float* y);
-using ResNetBackward = void(const ResNet&, ResNetParams* params, const float* dy, const float* x, Index n_threads,
-                            float* dx, ResNetGrads* grads);
+// kept[N,F], or null: what the backward pass wants of this one, all written. Block after block the planes of its input
+// (those of its four phases, channel by channel, where it goes down) and of what stands between its convolutions, each
+// h rows of w + 1 floats, with h and w the smaller of the block's two sizes.
+using ResNetForward = void(const ResNet&, ResNetParams* params, const float* x, Index n_threads, float* y, float* kept);
+// Without `kept` the forward pass runs again, with the same result.
+using ResNetBackward = void(const ResNet&, ResNetParams* params, const float* dy, const float* x, const float* kept,
+                            Index n_threads, float* dx, ResNetGrads* grads);
 
 struct Dense {
   Index N, C, K;

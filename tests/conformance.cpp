@@ -119,8 +119,9 @@ void resnet(const Kernels& k, Run& r) {
   }
   const Index in = s.N * 3 * s.H * s.W, out = s.N * 4 * s.H * s.W;
   const float *x = r.input(in), *dy = r.input(out);
-  k.resnet_forward(s, w.data(), x, threads, r.output(out));
-  k.resnet_backward(s, w.data(), dy, x, threads, r.output(in), dw.data());
+  std::vector<float> kept(s.N * ((4 * 3 + 16) * 4 * 6 + (18 + 7) * 4 * 6 + (18 + 16) * 4 * 6 + 5 * 8 * 10));
+  k.resnet_forward(s, w.data(), x, threads, r.output(out), kept.data());
+  k.resnet_backward(s, w.data(), dy, x, kept.data(), threads, r.output(in), dw.data());
 }
 
 void dense(const Kernels& k, Run& r) {

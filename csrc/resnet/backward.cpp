@@ -1,4 +1,5 @@
-// All gradients of a ResNet, a group of images at a time a thread: the feature maps anew, then the blocks backwards.
+// All gradients of a ResNet, a group of images at a time a thread: the feature maps as they were kept, or anew, then
+// the blocks backwards.
 #include "resnet/resnet.h"
 
 namespace vlae::VLAE_ISA::resnet {
@@ -235,8 +236,8 @@ namespace vlae::VLAE_ISA {
 
 using namespace resnet;
 
-void resnet_backward(const ResNet& net, ResNetParams* params, const float* dy, const float* x, Index n_threads,
-                     float* dx, ResNetGrads* grads) {
+void resnet_backward(const ResNet& net, ResNetParams* params, const float* dy, const float* x, const float* kept,
+                     Index n_threads, float* dx, ResNetGrads* grads) {
   const Plan plan(net, params, true);
   const Layout& result = plan.last().out;
   const Index in = plan.block[0].C * net.H * net.W, out = plan.last().K * result.H * result.W, G = plan.G;
@@ -246,7 +247,10 @@ void resnet_backward(const ResNet& net, ResNetParams* params, const float* dy, c
                      [&] {
                        return [&, group = Group(plan)](Index i, float* sums) {
                          const Index n = i * G, count = net.N - n < G ? net.N - n : G;
-                         group.forward(x + n * in, count, nullptr);
+                         if (kept)
+                           group.restore(count, kept + n * plan.kept);
+                         else
+                           group.forward(x + n * in, count, nullptr);
                          group.backward(dy + n * out, count, dx + n * in, sums + size);
                        };
                      },

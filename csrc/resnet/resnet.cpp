@@ -67,6 +67,7 @@ Plan::Plan(const ResNet& net, ResNetParams* params, bool backward)
           temporary = max(temporary, padded(made.K) * max(made.out.plane, made.result_phases() * made.low.plane));
           temporary = max(temporary, made.input_phases() * padded(made.C) * made.low.plane);
           floats += made.floats;
+          kept += (made.input_phases() * made.C + made.M) * made.kept_pixels();
           if (backward) turned = max(turned, made.low.plane * round_up(max(made.C, max(made.M, made.K)), 16));
           size += packed_floats(made);
           block[k] = made;
@@ -159,6 +160,17 @@ void Plan::pack(Block& b, bool backward) {
   }
 }
 
+namespace {
+
+// A block's input, through ELU, to where its convolutions read it.
+void activate(const Block& b, float* e) {
+  for (Index c = 0; c < b.activations; ++c)
+    for (Index q = 0; q < b.low.pixels; q += lanes)
+      store(e + (b.activations + c) * b.low.plane + q, elu(load(e + c * b.low.plane + q)));
+}
+
+}  // namespace
+
 Group::Group(const Plan& plan)
     : plan_(plan),
       start_(plan.net.B),
@@ -174,6 +186,33 @@ Group::Group(const Plan& plan)
     start_[k] = next;
     next += plan.block[k].floats;
   }
+}
+
+// Skips read the input itself, all others read it through ELU alone.
+template <class Visit>
+void Group::for_kept(Index count, Visit visit) const {
+  Index at = 0;
+  for (Index k = 0; k < plan_.net.B; ++k) {
+    const Block& b = plan_.block[k];
+    float* const e = planes(k);
+    const auto planes_from = [&](Index first, Index planes) {
+      for (Index c = 0; c < planes; ++c, at += b.kept_pixels())
+        for (Index g = 0; g < count; ++g)
+          visit(e + (first + c) * b.low.plane + g * b.low.image, g * plan_.kept + at, b.kept_pixels() * sizeof(float));
+    };
+    planes_from(b.has_skip() ? 0 : b.activations, b.activations);
+    planes_from(b.middle, b.M);
+  }
+}
+
+void Group::save(Index count, float* kept) const {
+  for_kept(count, [&](float* plane, Index at, Index bytes) { __builtin_memcpy(kept + at, plane, bytes); });
+}
+
+void Group::restore(Index count, const float* kept) const {
+  for_kept(count, [&](float* plane, Index at, Index bytes) { __builtin_memcpy(plane, kept + at, bytes); });
+  for (Index k = 0; k < plan_.net.B; ++k)
+    if (plan_.block[k].has_skip()) activate(plan_.block[k], planes(k));
 }
 
 void Group::forward(const float* x, Index count, float* y) const {
@@ -198,9 +237,7 @@ void Group::forward(const float* x, Index count, float* y) const {
     if (b.kind == down)
       for (Index c = 0; c < b.C; ++c)
         split(b.in, low, count, maps_ + c * b.in.plane, e + phases * c * low.plane, low.plane);
-    for (Index c = 0; c < b.activations; ++c)
-      for (Index q = 0; q < low.pixels; q += lanes)
-        store(e + (b.activations + c) * low.plane + q, elu(load(e + c * low.plane + q)));
+    activate(b, e);
     if (!b.is_output()) {
       float* const middle = e + b.middle * low.plane;
       convolve(b.first, e, low.pixels, [&](Index o, Index q, Index length, const float* sums) {
@@ -243,13 +280,17 @@ namespace vlae::VLAE_ISA {
 
 using namespace resnet;
 
-void resnet_forward(const ResNet& net, ResNetParams* params, const float* x, Index n_threads, float* y) {
+void resnet_forward(const ResNet& net, ResNetParams* params, const float* x, Index n_threads, float* y, float* kept) {
   const Plan plan(net, params, false);
   const Index in = plan.block[0].C * net.H * net.W, out = plan.last().K * plan.last().out.H * plan.last().out.W,
               G = plan.G;
   parallel(n_threads, net.N, G, [&](Index begin, Index end) {
     const Group group(plan);
-    for (Index n = begin; n < end; n += G) group.forward(x + n * in, end - n < G ? end - n : G, y + n * out);
+    for (Index n = begin; n < end; n += G) {
+      const Index count = end - n < G ? end - n : G;
+      group.forward(x + n * in, count, y + n * out);
+      if (kept) group.save(count, kept + n * plan.kept);
+    }
   });
 }
 

@@ -111,6 +111,8 @@ struct Block {
   bool is_output() const { return kind == output; }
   Index input_phases() const { return kind == down ? phases : 1; }
   Index result_phases() const { return kind == up ? phases : 1; }
+  // Of an image in each kept plane.
+  Index kept_pixels() const { return low.H * low.stride; }
   // The convolution that the result comes from, and where its inputs begin.
   const Conv& last() const { return is_output() ? conv1 : conv2; }
   Index last_input() const { return is_output() ? activations : middle; }
@@ -126,6 +128,7 @@ class Plan {
   const Array<Block> block;
   const Block& last() const { return block[net.B - 1]; }
   Index floats = 0;     // of all blocks' planes
+  Index kept = 0;       // of what an image keeps for the backward pass
   Index temporary = 0;  // of the largest feature maps between blocks
   Index turned = 0;     // of the largest ones pixel by pixel, in a backward pass
 
@@ -145,11 +148,17 @@ class Group {
   explicit Group(const Plan&);
   // Images x[count,C,H,W] -> y, if wanted; what stands in the blocks' planes stays for `backward`.
   void forward(const float* x, Index count, float* y) const;
+  // What `backward` wants of the planes, to kept[count,plan.kept] and back.
+  void save(Index count, float* kept) const;
+  void restore(Index count, const float* kept) const;
   // dy -> dx, and sums += what these images add to the weight gradients (see backward.cpp).
   void backward(const float* dy, Index count, float* dx, float* sums) const;
 
  private:
   float* planes(Index k) const { return memory_ + start_[k] + plan_.block[k].low.margin; }
+  // Calls visit(image in a plane, where it is kept, its bytes) for every plane that is.
+  template <class Visit>
+  void for_kept(Index count, Visit visit) const;
   void add_weights(const Block&, const Conv&, const float* in, const float* grad, float* sums) const;
   void add_bias(const Block&, Index channels, const float* grad, Index apart, float* sums) const;
 

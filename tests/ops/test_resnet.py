@@ -67,9 +67,15 @@ def test_equals_the_reference(body, case):
     dy = torch.randn(expected.shape)
     wanted = torch.autograd.grad(expected, exact, dy.double())
     x, tensors, dy = body.put((x, tensors, dy))
-    assert_close(body.resnet(x, tensors, table, 0.3), expected.detach())
-    for actual, gradient in zip(body.resnet_backward(dy, x, tensors, table, 0.3), wanted, strict=True):
+    y, nothing = body.resnet(x, tensors, table, 0.3)
+    assert_close(y, expected.detach())
+    gradients = body.resnet_backward(dy, x, tensors, table, 0.3, nothing)
+    for actual, gradient in zip(gradients, wanted, strict=True):
         assert_close(actual, gradient, "gradient")
+    again, kept = body.resnet(x, tensors, table, 0.3, keep=True)
+    assert torch.equal(again, y)
+    assert not kept.isnan().any()  # all of it is written
+    assert all(map(torch.equal, body.resnet_backward(dy, x, tensors, table, 0.3, kept), gradients))
 
 
 @every(*BODIES)
@@ -79,16 +85,17 @@ def test_same_bits_for_any_batch_and_threads(body, name):
     N = 19 if body.name in ISAS else N
     x, _, tensors, table = operands((N, *shape), kinds)
     x, tensors = body.put((x, tensors))
-    whole = body.resnet(x, tensors, table, 0.1)
+    whole, kept = body.resnet(x, tensors, table, 0.1, keep=True)
     dy = body.put(torch.randn(whole.shape))
-    gradients = body.resnet_backward(dy, x, tensors, table, 0.1)
+    gradients = body.resnet_backward(dy, x, tensors, table, 0.1, kept)
     for _ in with_threads(body.threads):
-        assert torch.equal(body.resnet(x, tensors, table, 0.1), whole)
-        assert all(map(torch.equal, body.resnet_backward(dy, x, tensors, table, 0.1), gradients))
+        assert torch.equal(body.resnet(x, tensors, table, 0.1, keep=True)[0], whole)
+        assert all(map(torch.equal, body.resnet_backward(dy, x, tensors, table, 0.1, kept), gradients))
     if body.name in ISAS:
         for part in (slice(0, 1), slice(1, 7), slice(7, N)):
-            assert torch.equal(body.resnet(x[part], tensors, table, 0.1), whole[part])
-            assert torch.equal(body.resnet_backward(dy[part], x[part], tensors, table, 0.1)[0], gradients[0][part])
+            assert torch.equal(body.resnet(x[part], tensors, table, 0.1)[0], whole[part])
+            part_of_dx = body.resnet_backward(dy[part], x[part], tensors, table, 0.1, kept[part])[0]
+            assert torch.equal(part_of_dx, gradients[0][part])
 
 
 @pytest.mark.parametrize(

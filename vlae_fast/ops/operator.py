@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["count_flops", "no_gradient", "register"]
+__all__ = ["count_flops", "no_gradient", "register", "worth_keeping"]
+
+KEPT_BYTES = 2**26
+"""What one call keeps of its forward pass at most: more comes from memory slower than it is computed anew."""
 
 
 def register(
@@ -32,6 +35,11 @@ def register(
         backward = no_gradient(f"{name}: no second derivatives; use_backend('reference') has them")
     torch.library.register_autograd(name, backward, setup_context=setup_context)
     torch.library.register_vmap(name, _one_by_one(op))
+
+
+def worth_keeping(floats: int, *tensors: Tensor) -> bool:
+    """Whether a call should keep so many floats for its backward pass: one is wanted, and memory is no narrower."""
+    return 4 * floats <= KEPT_BYTES and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def count_flops(op: str, flops: Callable[..., int]) -> None:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vlae_fast import checks
 from vlae_fast.ops.arguments import Arguments
-from vlae_fast.ops.operator import count_flops, register
+from vlae_fast.ops.operator import count_flops, register, worth_keeping
 from vlae_fast.ops.resnet import cpu, reference
-from vlae_fast.ops.resnet.wiring import Row, flat, flops, result_of, shapes_of, wiring
+from vlae_fast.ops.resnet.wiring import Row, flat, flops, kept_floats, result_of, shapes_of, wiring
 from vlae_fast.params import ResNetBlockParams, resnet_block
 
 __all__ = ["resnet"]
@@ -42,7 +42,9 @@ def resnet(x: Tensor, blocks: Sequence[ResNetBlockParams], *, residual_scale: fl
     blocks = [_checked(arguments, f"blocks[{i}]", blocks[i], row) for i, row in enumerate(rows)]
     if arguments.reference:
         return reference.resnet(x, blocks, residual_scale=residual_scale)
-    y: Tensor = torch.ops.vlae_fast.resnet(x, *flat(blocks, rows), residual_scale)
+    tensors, table = flat(blocks, rows)
+    keep = worth_keeping(x.shape[0] * kept_floats(x.shape, table), x, *tensors)
+    y: Tensor = torch.ops.vlae_fast.resnet(x, tensors, table, residual_scale, keep)[0]
     return y
 
 
@@ -54,19 +56,23 @@ def _checked(arguments: Arguments, name: str, block: ResNetBlockParams, row: Row
     return resnet_block(block.kind, tensors, block.size)
 
 
-def _fake(x: Tensor, params: list[Tensor], table: list[int], residual_scale: float) -> Tensor:
-    return x.new_empty(x.shape[0], *result_of(table))
+def _fake(
+    x: Tensor, params: list[Tensor], table: list[int], residual_scale: float, keep: bool
+) -> tuple[Tensor, Tensor]:
+    kept = kept_floats(x.shape, table) if keep and x.device.type == "cpu" else 0
+    return x.new_empty(x.shape[0], *result_of(table)), x.new_empty(x.shape[0], kept)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, params, *ctx.options = inputs
-    ctx.save_for_backward(x, *params)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, params, *ctx.options, _ = inputs
+    ctx.save_for_backward(x, output[1], *params)
+    ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    x, *params = ctx.saved_tensors
-    dx, *dparams = torch.ops.vlae_fast.resnet_backward(dy.contiguous(), x, params, *ctx.options)
-    return dx, dparams, None, None
+def _backward(ctx: Any, dy: Tensor, dkept: None) -> tuple[Any, ...]:
+    x, kept, *params = ctx.saved_tensors
+    dx, *dparams = torch.ops.vlae_fast.resnet_backward(dy.contiguous(), x, params, *ctx.options, kept)
+    return dx, dparams, None, None, None
 
 
 def _backward_fake(dy: Tensor, x: Tensor, params: list[Tensor], *rest: Any) -> list[Tensor]:
@@ -74,6 +80,6 @@ def _backward_fake(dy: Tensor, x: Tensor, params: list[Tensor], *rest: Any) -> l
 
 
 _BLOCKS = "Tensor x, Tensor[] params, int[] table, float residual_scale"
-register(f"resnet_backward(Tensor dy, {_BLOCKS}) -> Tensor[]", cpu.resnet_backward, _backward_fake)
-register(f"resnet({_BLOCKS}) -> Tensor", cpu.resnet, _fake, _setup_context, _backward)
+register(f"resnet_backward(Tensor dy, {_BLOCKS}, Tensor kept) -> Tensor[]", cpu.resnet_backward, _backward_fake)
+register(f"resnet({_BLOCKS}, bool keep) -> (Tensor, Tensor)", cpu.resnet, _fake, _setup_context, _backward)
 count_flops("resnet", flops)

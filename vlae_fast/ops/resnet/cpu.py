@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vlae_fast import _native
 from vlae_fast.ops.arguments import operands
-from vlae_fast.ops.resnet.wiring import Row, checked_rows, names_of, result_of
+from vlae_fast.ops.resnet.wiring import Row, checked_rows, kept_floats, names_of, result_of
 
 __all__ = ["resnet", "resnet_backward"]
 
@@ -30,24 +30,35 @@ def _addresses(tensors: Sequence[Tensor], rows: Sequence[Row]) -> "array[int]":
     return numbers
 
 
-def resnet(x: Tensor, params: list[Tensor], table: list[int], residual_scale: float) -> Tensor:
-    """See `vlae_fast.reference.resnet`; `params` and `table` as `wiring.flat` makes them."""
+def resnet(
+    x: Tensor, params: list[Tensor], table: list[int], residual_scale: float, keep: bool = False
+) -> tuple[Tensor, Tensor]:
+    """See `vlae_fast.reference.resnet`, and kept [N, F] for the backward pass (else [N, 0], and it runs this again).
+
+    `params` and `table` as `wiring.flat` makes them.
+    """
     operands("resnet", _CPU, x=x)
     rows = checked_rows(x, params, table, _CPU)
     y = x.new_empty([len(x), *result_of(table)])
+    kept = x.new_empty(len(x), kept_floats(x.shape, table) if keep else 0)
     blocks, net = _table(x, rows, residual_scale)
     weights = _addresses(params, rows)
-    _native.resnet_forward(net, weights.buffer_info()[0], x.data_ptr(), torch.get_num_threads(), y.data_ptr())
+    threads = torch.get_num_threads()
+    _native.resnet_forward(net, weights.buffer_info()[0], x.data_ptr(), threads, y.data_ptr(), _address(kept))
     del blocks  # alive until now
-    return y
+    return y, kept
+
+
+def _address(kept: Tensor) -> int:
+    return kept.data_ptr() if kept.numel() else 0
 
 
 def resnet_backward(
-    dy: Tensor, x: Tensor, params: list[Tensor], table: list[int], residual_scale: float
+    dy: Tensor, x: Tensor, params: list[Tensor], table: list[int], residual_scale: float, kept: Tensor
 ) -> list[Tensor]:
-    """Gradients [dx, *dparams] of `resnet`."""
-    operands("resnet", _CPU, x=x, dy=dy)
-    rows = checked_rows(x, params, table, _CPU, dy)
+    """Gradients [dx, *dparams] of `resnet`, which gave `kept`."""
+    operands("resnet", _CPU, x=x, dy=dy, kept=kept)
+    rows = checked_rows(x, params, table, _CPU, dy, kept)
     gradients = [torch.empty_like(t) for t in (x, *params)]
     blocks, net = _table(x, rows, residual_scale)
     weights, dweights = _addresses(params, rows), _addresses(gradients[1:], rows)
@@ -56,6 +67,7 @@ def resnet_backward(
         weights.buffer_info()[0],
         dy.data_ptr(),
         x.data_ptr(),
+        _address(kept),
         torch.get_num_threads(),
         gradients[0].data_ptr(),
         dweights.buffer_info()[0],

@@ -11,8 +11,14 @@ from vlae_fast.params import resnet_block
 __all__ = ["resnet", "resnet_backward"]
 
 
-def resnet(x: Tensor, params: list[Tensor], table: list[int], residual_scale: float) -> Tensor:
-    """See `vlae_fast.reference.resnet`."""
+def resnet(
+    x: Tensor, params: list[Tensor], table: list[int], residual_scale: float, keep: bool = False
+) -> tuple[Tensor, Tensor]:
+    """See `vlae_fast.reference.resnet`; nothing is kept, [N, 0]: the backward pass runs it again."""
+    return _forward(x, params, table, residual_scale), x.new_empty(len(x), 0)
+
+
+def _forward(x: Tensor, params: list[Tensor], table: list[int], residual_scale: float) -> Tensor:
     operands("resnet", None, x=x)
     checked_rows(x, params, table, x.device)
     blocks = [
@@ -22,12 +28,12 @@ def resnet(x: Tensor, params: list[Tensor], table: list[int], residual_scale: fl
 
 
 def resnet_backward(
-    dy: Tensor, x: Tensor, params: list[Tensor], table: list[int], residual_scale: float
+    dy: Tensor, x: Tensor, params: list[Tensor], table: list[int], residual_scale: float, kept: Tensor
 ) -> list[Tensor]:
     """Gradients [dx, *dparams] of `resnet`."""
-    operands("resnet", None, x=x, dy=dy)
-    checked_rows(x, params, table, x.device, dy)
+    operands("resnet", None, x=x, dy=dy, kept=kept)
+    checked_rows(x, params, table, x.device, dy, kept)
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in (x, *params)]
-        y = resnet(leaves[0], leaves[1:], table, residual_scale)
+        y = _forward(leaves[0], leaves[1:], table, residual_scale)
     return list(torch.autograd.grad(y, leaves, dy))

@@ -10,7 +10,19 @@ from torch import Tensor
 from vlae_fast.checks import shown
 from vlae_fast.params import ResNetBlockParams
 
-__all__ = ["KINDS", "Row", "checked_rows", "flat", "flops", "names_of", "result_of", "shapes_of", "unflat", "wiring"]
+__all__ = [
+    "KINDS",
+    "Row",
+    "checked_rows",
+    "flat",
+    "flops",
+    "kept_floats",
+    "names_of",
+    "result_of",
+    "shapes_of",
+    "unflat",
+    "wiring",
+]
 
 KINDS = ("same", "down", "up", "output")
 """Their numbers in csrc/vlae.h."""
@@ -123,6 +135,18 @@ def flops(x: Sequence[int], params: object, table: Sequence[int], *rest: object)
     return total
 
 
+def kept_floats(x: Sequence[int], table: Sequence[int]) -> int:
+    """Of what the CPU body keeps of each of x (its shape) for the backward pass: see ResNetForward of csrc/vlae.h."""
+    total, (_, _, H, W) = 0, x
+    for i in range(0, len(table), 6):
+        row = Row(*table[i : i + 6])
+        kind = KINDS[row.kind]
+        h, w = (row.H, row.W) if kind == "down" else (H, W)
+        total += ((4 if kind == "down" else 1) * row.C + (0 if kind == "output" else row.M)) * h * (w + 1)
+        H, W = row.H, row.W
+    return total
+
+
 def result_of(table: Sequence[int]) -> list[int]:
     """Channels, rows and columns of the last block's result."""
     return list(table[-3:])
@@ -152,7 +176,12 @@ def _rows(C: int, H: int, W: int, table: tuple[int, ...]) -> tuple[Row, ...]:
 
 
 def checked_rows(
-    x: Tensor, params: Sequence[Tensor], table: Sequence[int], device: torch.device, dy: Tensor | None = None
+    x: Tensor,
+    params: Sequence[Tensor],
+    table: Sequence[int],
+    device: torch.device,
+    dy: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Row, ...]:
     """The rows, once no body can leave its memory. Raises TypeError or ValueError."""
     N, C, H, W = x.shape
@@ -170,4 +199,6 @@ def checked_rows(
             )
     if dy is not None and list(dy.shape) != [N, *result_of(table)]:
         raise ValueError(f"dy: shape {[N, *result_of(table)]} wanted, got {list(dy.shape)}")
+    if kept is not None and kept.shape[1] not in (0, kept_floats(x.shape, table)):
+        raise ValueError(f"kept: shape {[N, kept_floats(x.shape, table)]} or {[N, 0]} wanted, got {list(kept.shape)}")
     return rows
