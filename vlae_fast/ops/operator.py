@@ -38,8 +38,13 @@ def register(
 
 
 def worth_keeping(floats: int, *tensors: Tensor) -> bool:
-    """Whether a call should keep so many floats for its backward pass: one is wanted, and memory is no narrower."""
-    return 4 * floats <= KEPT_BYTES and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    """Whether a call should keep so many floats for its backward pass: one is wanted, and memory is no narrower.
+
+    A graph that torch.compile or torch.export makes may serve any batch, and keeps whatever its size.
+    """
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        return False
+    return torch.compiler.is_compiling() or 4 * floats <= KEPT_BYTES
 
 
 def count_flops(op: str, flops: Callable[..., int]) -> None:
