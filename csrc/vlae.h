@@ -115,6 +115,10 @@ using DenseBackward = void(const Dense&, const float* dy, const float* x, const 
                            float* dx, float* dweight, float* dbias);
 // y = exp(x), [n]
 using Exp = void(Index n, const float* x, float* y);
+// y = x * logit - softplus(logit), [n]
+using BernoulliLogProb = void(Index n, const float* x, const float* logits, float* y);
+using BernoulliLogProbBackward = void(Index n, const float* dy, const float* x, const float* logits, float* dx,
+                                      float* dlogits);
 
 struct AdamaxStep {
   float step_size, beta1, beta2, epsilon;
@@ -187,24 +191,26 @@ using WeightNormBackward = void(Index R, Index n, const float* dw, const float* 
                                 const std::int64_t* live, Index n_threads, float* dv, float* dg);
 
 // Every function, once: its type and its name.
-#define VLAE_KERNELS(X)                             \
-  X(MaskedConv3x3, masked_conv3x3)                  \
-  X(MaskedConv3x3Backward, masked_conv3x3_backward) \
-  X(PixelCNNLogits, pixelcnn_logits)                \
-  X(PixelCNNLogProb, pixelcnn_log_prob)             \
-  X(PixelCNNBackward, pixelcnn_backward)            \
-  X(PixelCNNSample, pixelcnn_sample)                \
-  X(ResNetForward, resnet_forward)                  \
-  X(ResNetBackward, resnet_backward)                \
-  X(DenseForward, dense)                            \
-  X(DenseBackward, dense_backward)                  \
-  X(Exp, exponential)                               \
-  X(Adamax, adamax)                                 \
-  X(MADEFlowForward, made_flow_forward)             \
-  X(MADEFlowBackward, made_flow_backward)           \
-  X(MADEFlowInverse, made_flow_inverse)             \
-  X(MADETransform, made_transform)                  \
-  X(WeightNorm, weight_norm)                        \
+#define VLAE_KERNELS(X)                                    \
+  X(MaskedConv3x3, masked_conv3x3)                         \
+  X(MaskedConv3x3Backward, masked_conv3x3_backward)        \
+  X(PixelCNNLogits, pixelcnn_logits)                       \
+  X(PixelCNNLogProb, pixelcnn_log_prob)                    \
+  X(PixelCNNBackward, pixelcnn_backward)                   \
+  X(PixelCNNSample, pixelcnn_sample)                       \
+  X(ResNetForward, resnet_forward)                         \
+  X(ResNetBackward, resnet_backward)                       \
+  X(DenseForward, dense)                                   \
+  X(DenseBackward, dense_backward)                         \
+  X(Exp, exponential)                                      \
+  X(BernoulliLogProb, bernoulli_log_prob)                  \
+  X(BernoulliLogProbBackward, bernoulli_log_prob_backward) \
+  X(Adamax, adamax)                                        \
+  X(MADEFlowForward, made_flow_forward)                    \
+  X(MADEFlowBackward, made_flow_backward)                  \
+  X(MADEFlowInverse, made_flow_inverse)                    \
+  X(MADETransform, made_transform)                         \
+  X(WeightNorm, weight_norm)                               \
   X(WeightNormBackward, weight_norm_backward)
 
 // One table of functions per instruction set; every source of them is compiled once for each.

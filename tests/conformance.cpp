@@ -133,6 +133,10 @@ void dense(const Kernels& k, Run& r) {
   }
   const float* x = r.input(1000, 90.0f);
   k.exponential(1000, x, r.output(1000));
+  const float *chances = r.input(1000), *dy = r.input(1000);
+  k.bernoulli_log_prob(1000, chances, x, r.output(1000));
+  float *dx = r.output(1000), *dlogits = r.output(1000);
+  k.bernoulli_log_prob_backward(1000, dy, chances, x, dx, dlogits);
   const float* grad = r.input(1001);
   float* moved[4];
   for (float*& values : moved) {

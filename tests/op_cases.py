@@ -92,6 +92,10 @@ def resnet_arguments(N=2, C=3, H=5, W=7):
     return dict(x=torch.randn(N, C, H, W), blocks=blocks, residual_scale=0.5)
 
 
+def bernoulli_arguments(N=3, H=5, W=7):
+    return dict(x=(torch.rand(N, 1, H, W) < 0.4).float(), logits=4 * torch.randn(N, 1, H, W))
+
+
 CASES = {
     "masked_conv3x3": conv_arguments,
     "pixelcnn_logits": stack_arguments,
@@ -104,9 +108,10 @@ CASES = {
     "weight_norm": norm_arguments,
     "resnet": resnet_arguments,
     "dense": dense_arguments,
+    "bernoulli_log_prob": bernoulli_arguments,
 }
 CPU_ALONE = ("made_forward", "made_inverse")
-BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context", "y", "gates"}
+BATCHED = {"x", "context", "residual", "uniforms", "given", "z", "eps", "hidden_context", "y", "gates", "logits"}
 """Arguments with a batch axis."""
 DIFFERENTIABLE = tuple(op for op in CASES if op != "pixelcnn_sample")
 

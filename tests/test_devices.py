@@ -32,6 +32,7 @@ SIZES = {
     **{op: {"small": {}, "one": dict(N=1, D=1, M=3), "paper": dict(N=65, D=20, M=40)} for op in CPU_ALONE},
     "weight_norm": {"small": {}},
     "resnet": {"small": {}, "one pixel": dict(N=1, C=1, H=1, W=1), "paper": dict(N=9, C=16, H=14, W=14)},
+    "bernoulli": {"small": {}, "one": dict(N=1, H=1, W=1), "paper": dict(N=65, H=28, W=28)},
     "dense": {"small": {}, "one": dict(N=1, C=1, K=1), "paper": dict(N=65, C=512, K=450)},
 }
 every_size = pytest.mark.parametrize(

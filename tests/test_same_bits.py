@@ -3,7 +3,12 @@
 `make conformance` runs the compiled code alone, also on aarch64.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +72,32 @@ def test_models_for_any_instruction_set_batch_and_threads(fields):
     with torch.no_grad():
         part = model.elbo(images[2:4], noise=noise[2:4])
     assert all(torch.equal(a, b[2:4]) for a, b in zip(part, model.elbo(images, noise=noise), strict=True))
+
+
+def hash_of_models():
+    """Of all that two models compute, with weights, images and noise that torch draws alike everywhere."""
+    torch.manual_seed(0)
+    digest = sha256()
+    for decoder in ("pixelcnn", "factorized"):
+        model = VLAE(replace(TINY, decoder=decoder))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(torch.rand(p.shape) - 0.5)
+        images = (torch.rand(5, 1, model.config.height, model.config.width) < 0.5).float()
+        noise = 4 * torch.rand(5, model.config.latent_size) - 2
+        given = torch.randint(-1, 2, (5, model.config.height, model.config.width), dtype=torch.int8)
+        for found in (*everything(model, images, noise), model.inpaint(given, rounds=3)):
+            digest.update(found.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_models_for_any_instruction_set_of_torch():
+    """torch's own kernels round differently on each: nothing of a result may come from those that do."""
+    code = "import test_same_bits; print(test_same_bits.hash_of_models())"
+    found = set()
+    for capability in ("default", "avx2", "avx512"):
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": str(Path(__file__).parent)}
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        found.add(result.stdout)
+    assert len(found) == 1

@@ -5,6 +5,7 @@ checked. All memory comes from torch's caching allocator before a launch, and la
 graphs can capture them. Triton's interpreter (TRITON_INTERPRET=1) runs the same functions on CPU tensors.
 """
 
+from vlae_fast.ops.bernoulli.gpu import bernoulli_log_prob, bernoulli_log_prob_backward
 from vlae_fast.ops.dense.gpu import dense, dense_backward
 from vlae_fast.ops.exp.gpu import exp
 from vlae_fast.ops.made.gpu import (
@@ -34,6 +35,8 @@ from vlae_fast.ops.weight_norm.gpu import (
 )
 
 __all__ = [
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_backward",
     "dense",
     "dense_backward",
     "exp",

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -125,7 +124,7 @@ class VLAE(nn.Module):
         context = self._context(z, images.shape[0])
         if self.pixelcnn is None:
             assert context is not None
-            return (images * context - F.softplus(context)).flatten(1).sum(1)
+            return folded_sum(ops.bernoulli_log_prob(images, context).flatten(1))
         log_prob: Tensor = self.pixelcnn(images, context)
         return log_prob
 
@@ -305,7 +304,7 @@ class VLAE(nn.Module):
         images = self._draw(context, uniforms, 1.0, given)
         logits = context if self.pixelcnn is None else self.pixelcnn.logits(images, context)
         assert logits is not None
-        return State(eps, images, (images * logits - F.softplus(logits))[:, 0])
+        return State(eps, images, ops.bernoulli_log_prob(images, logits)[:, 0])
 
     def _code_of_prior(self, eps: Tensor) -> Tensor:
         """z of the prior's noise."""
@@ -322,7 +321,8 @@ class VLAE(nn.Module):
         if self.pixelcnn is not None:
             return self.pixelcnn.sample(context, uniforms, temperature, given)
         assert context is not None
-        drawn = (uniforms[:, None] < torch.sigmoid(context / temperature)).to(uniforms.dtype)
+        chances = ops.exp(ops.bernoulli_log_prob(torch.ones_like(context), context / temperature))
+        drawn = (uniforms[:, None] < chances).to(uniforms.dtype)
         return drawn if given is None else torch.where(given[:, None] < 0, drawn, given[:, None].to(drawn.dtype))
 
     def _noise(

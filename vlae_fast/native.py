@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vlae_fast import _native
+from vlae_fast.ops.bernoulli.cpu import bernoulli_log_prob, bernoulli_log_prob_backward
 from vlae_fast.ops.dense.cpu import dense, dense_backward
 from vlae_fast.ops.exp.cpu import exp
 from vlae_fast.ops.made.cpu import (
@@ -35,6 +36,8 @@ from vlae_fast.ops.weight_norm.cpu import (
 )
 
 __all__ = [
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_backward",
     "dense",
     "dense_backward",
     "exp",

@@ -150,6 +150,7 @@ SHAPES: dict[str, dict[str, str]] = {
     } | _named(MADEParams),
     "dense": {"x": "N C", "weight": "K C", "bias": "K", "dy": "N K"},
     "exp": {"x": "n"},
+    "bernoulli": {"x": "n", "logits": "n", "dy": "n"},
     "resnet": {"x": "N C H W", "dy": "N K h w", "kept": "N F"},
     "weight_norm": {"v": "R n", "g": "R", "live": "R", "dw": "R n"},
 }  # fmt: skip

@@ -3,6 +3,7 @@
 Letters are those of `vlae_fast.params`. The functions take checked arguments; `vlae_fast.ops` checks them.
 """
 
+from vlae_fast.ops.bernoulli.reference import bernoulli_log_prob
 from vlae_fast.ops.dense.reference import dense
 from vlae_fast.ops.exp.reference import exp
 from vlae_fast.ops.made.reference import made_flow_forward, made_flow_inverse, made_forward, made_inverse
@@ -16,6 +17,7 @@ __all__ = [
     "MADEFlowParams",
     "MADEParams",
     "PixelCNNParams",
+    "bernoulli_log_prob",
     "dense",
     "exp",
     "made_flow_forward",

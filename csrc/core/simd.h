@@ -133,4 +133,33 @@ inline V sigmoid(V x) {
   return (x > zero ? broadcast(1.0f) : e) / (1.0f + e);
 }
 
+// log(1 + exp(x)).
+inline V softplus(V x) {
+  const V u = exp_negative(x > V{} ? -x : x);
+  // log(1 + u) = 2 atanh(u / (2 + u)): a series in at most 1/9, cut where its terms are 2e-8.
+  const V r = u / (u + 2.0f), square = r * r;
+  V series = broadcast(2.0f / 15);
+  for (int k = 13; k > 0; k -= 2) series = fma(series, square, 2.0f / k);
+  return fma(r, series, x > V{} ? x : V{});
+}
+
+// Calls body(get, put) for all vectors of n entries, the last of which may be short: get(p) is the vector of p, put(p,
+// v) writes it there.
+template <class Body>
+inline void for_vectors(Index n, Body body) {
+  Index i = 0;
+  for (; i + lanes <= n; i += lanes)
+    body([i](const float* p) { return load(p + i); }, [i](float* p, V v) { store(p + i, v); });
+  if (i == n) return;
+  body(
+      [i, n](const float* p) {
+        V v = {};
+        for (Index k = i; k < n; ++k) v[k - i] = p[k];
+        return v;
+      },
+      [i, n](float* p, V v) {
+        for (Index k = i; k < n; ++k) p[k] = v[k - i];
+      });
+}
+
 }  // namespace vlae::VLAE_ISA

@@ -10,16 +10,6 @@ namespace vlae::VLAE_ISA::pixelcnn {
 
 using namespace convolution;
 
-// log(1 + exp(x)).
-inline V softplus(V x) {
-  const V u = exp_negative(x > V{} ? -x : x);
-  // log(1 + u) = 2 atanh(u / (2 + u)): a series in at most 1/9, cut where its terms are 2e-8.
-  const V r = u / (u + 2.0f), square = r * r;
-  V series = broadcast(2.0f / 15);
-  for (int k = 13; k > 0; k -= 2) series = fma(series, square, 2.0f / k);
-  return fma(r, series, x > V{} ? x : V{});
-}
-
 struct Stage {
   Index taps;           // 5 (mask B) or 1 (a 1x1 convolution)
   Index weight_stride;  // floats of a filter: 9 or 1

@@ -4,6 +4,7 @@ What each op means stands in `vlae_fast.reference`, under the same name.
 """
 
 from vlae_fast.ops.backend import use_backend
+from vlae_fast.ops.bernoulli import bernoulli_log_prob
 from vlae_fast.ops.dense import dense
 from vlae_fast.ops.exp import exp
 from vlae_fast.ops.made import made_flow_forward, made_flow_inverse
@@ -17,6 +18,7 @@ from vlae_fast.ops.weight_norm import weight_norm, weight_norms
 __all__ = [
     "MADELayer",
     "MADESpec",
+    "bernoulli_log_prob",
     "dense",
     "exp",
     "made_flow_forward",
