@@ -4,12 +4,14 @@ That is: the same weights, the ops' reference meaning, torch.compile where it he
 """
 
 import copy
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.case import OURS, Call, Case, Contender, OnGpu, Size, Work, compiled
@@ -17,6 +19,7 @@ from benchmarks.ops import made, pixelcnn
 from benchmarks.ops.made_contenders import inverse_incremental, inverse_naive
 from benchmarks.ops.pixelcnn_contenders import WavefrontSampler, log_prob_channels_last, sample_naive
 from vlae_fast import VLAE, VLAEConfig, masks, noise, reference, use_backend
+from vlae_fast.optimizer import AveragingAdamax
 
 
 class Inputs(NamedTuple):
@@ -106,6 +109,13 @@ def scoring(elbo: Callable[[VLAE], Callable[..., Any]]) -> Contender:
     return prepare
 
 
+SCORING = {name: scoring(elbo) for name, elbo in ELBO.items()}
+
+
+def check_scored(inputs: Inputs, result: Tensor) -> None:
+    torch.testing.assert_close(result, inputs.model.elbo(inputs.x, noise=inputs.eps).elbo, rtol=1e-4, atol=1e-2)
+
+
 @torch.no_grad()
 def drawing(inputs: Inputs, flow: Callable[..., Any], sampler: Callable[..., Any]) -> Call:
     """With the flow and the PixelCNN that these make of their parameters."""
@@ -135,7 +145,7 @@ DRAWING: dict[str, Contender] = {
         inverse_naive,
         lambda params, spec: partial(sample_naive, params, spec, compiled(reference.pixelcnn_logits)),
     ),
-    **{SCORING_ONCE + name: scoring(elbo) for name, elbo in ELBO.items() if name != OURS},
+    **{SCORING_ONCE + name: contender for name, contender in SCORING.items() if name != OURS},
 }
 
 
@@ -147,8 +157,7 @@ def draws_quickly(contender: str, size: Size) -> bool:
 
 def check_drawn(inputs: Inputs, result: Tensor) -> None:
     if result.ndim == 1:  # scored instead, on purpose
-        torch.testing.assert_close(result, inputs.model.elbo(inputs.x, noise=inputs.eps).elbo, rtol=1e-4, atol=1e-2)
-        return
+        return check_scored(inputs, result)
     differ = (result != inputs.model.sample(len(result))).flatten(1).any(1)  # a tie, and all that follows it
     assert differ.sum() <= len(result) // 50
 
@@ -203,6 +212,36 @@ class Training:
         return self
 
 
+class TrainerStep(Training):
+    """With the average of the weights, as a training makes its steps; torch's own way, all tensors in one call."""
+
+    def __init__(self, inputs: Inputs, elbo: Callable[[VLAE], Callable[..., Any]]) -> None:
+        super().__init__(inputs, elbo)
+        self.optimizer = torch.optim.Adamax(self.model.parameters(), lr=0.002, foreach=True)
+        self.averages = [p.detach().clone() for p in self.model.parameters()]
+        self.move_averages = torch.no_grad()(get_ema_multi_avg_fn(KEEP))
+
+    def __call__(self) -> "Training":
+        super().__call__()
+        self.move_averages(self.averages, list(self.model.parameters()), 0)
+        return self
+
+
+class OurTrainerStep(Training):
+    """In one pass, as `Trainer` does."""
+
+    def __init__(self, inputs: Inputs, elbo: Callable[[VLAE], Callable[..., Any]]) -> None:
+        super().__init__(inputs, elbo)
+        weights = list(self.model.parameters())
+        self.optimizer = AveragingAdamax(weights, [p.detach().clone() for p in weights], lr=0.002, keep=KEEP)
+
+
+KEEP = 0.999
+TRAINER_STEP: dict[str, Contender] = {
+    name: partial(OurTrainerStep if name == OURS else TrainerStep, elbo=elbo) for name, elbo in ELBO.items()
+}
+
+
 def check_training(inputs: Inputs, theirs: Training) -> None:
     ours = Training(inputs, ELBO[OURS])
     ours.model.load_state_dict(theirs.model.state_dict())
@@ -220,12 +259,53 @@ def trains_quickly(contender: str, size: Size) -> bool:
     return contender != "torch.compile" and size["N"] in ((64,) if "torch.compile" in contender else (1, 64, 256))
 
 
+# --- two threads over one -----------------------------------------------------------------------------------------
+
+
+def on_threads(count: int, contender: Contender) -> Contender:
+    """The call on so many threads; between calls there is one."""
+
+    def prepare(inputs: Inputs) -> Call:
+        call = contender(inputs)
+
+        def run() -> Any:
+            torch.set_num_threads(count)
+            try:
+                return call()
+            finally:
+                torch.set_num_threads(1)
+
+        return run
+
+    return prepare
+
+
+def on_two_threads(case: Case, N: int) -> Case:
+    """Ours against itself on one thread; the floor is that of two cores that share no memory."""
+
+    def halved(N: int) -> Work:
+        work = case.work(N)
+        return Work(work.multiply_adds / 2, work.bytes / 2)
+
+    ours = case.contenders[OURS]
+    return Case(
+        op=f"{case.op}, two threads",
+        draw=case.draw,
+        contenders={OURS: on_threads(2, ours), "one thread": on_threads(1, ours)},
+        work=halved,
+        check=case.check,
+        base={},
+        axes={"N": (N,)},
+        quick=lambda contender, size: (os.cpu_count() or 1) > 1,
+    )
+
+
 def on_gpu(*contenders: str, batches: tuple[int, ...]) -> OnGpu:
     return OnGpu(tuple({"N": N} for N in batches), contenders, ungraphed=(OURS, *contenders))
 
 
 COMMON: dict[str, Any] = {"draw": draw, "base": {}, "axes": {"N": (1, 16, 64, 256, 1024)}, "memory": True}
-CASES = (
+MODEL_CASES = (
     Case(
         op="model.sample",
         contenders=DRAWING,
@@ -247,6 +327,14 @@ CASES = (
         **COMMON,
     ),
     Case(
+        op="model.elbo",
+        contenders=SCORING,
+        work=work,
+        check=check_scored,
+        quick=lambda contender, size: contender != "torch.compile" and size["N"] == 256,
+        **COMMON,
+    ),
+    Case(
         op="training step",
         contenders={name: partial(Training, elbo=elbo) for name, elbo in ELBO.items()},
         work=training_work,
@@ -256,4 +344,17 @@ CASES = (
         gpu=on_gpu("torch eager", batches=(128, 1024)),
         **COMMON,
     ),
+)
+TRAINER_CASE = Case(
+    op="training step and average",
+    contenders=TRAINER_STEP,
+    work=lambda N: training_work(N) + Work(0, 4 * 2 * sum(p.numel() for p in draw(1).model.parameters())),
+    check=check_training,
+    quick=lambda contender, size: contender != "torch.compile",
+    **COMMON | {"axes": {"N": (32, 64)}},
+)
+CASES = (
+    *MODEL_CASES,
+    TRAINER_CASE,
+    *(on_two_threads(case, 64 if case.op == "training step" else 256) for case in MODEL_CASES),
 )
