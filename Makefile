@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv; a second call is quick.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE_TESTS := -m "native and not slow" tests/ops tests/test_values.py
+NATIVE_TESTS := -m "native and not slow" tests/ops tests/test_values.py tests/test_codec.py
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -66,6 +66,7 @@ ptx: .venv/installed
 
 fuzz: .venv/installed
 	$(BIN)/python tests/fuzz_data.py --files 15000
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz_codec.py --files 3000
 
 # Trainings killed at random instants end as one left alone does.
 kill: .venv/installed

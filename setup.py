@@ -23,13 +23,16 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
-COMMON = ["core/dispatch.cpp", "core/parallel.cpp"]
+COMMON = ["codec/normal.cpp", "core/dispatch.cpp", "core/parallel.cpp"]
 BINDINGS = ["bindings/native.cpp"]
 CUDA_BINDINGS = ["bindings/cuda.cpp"]
 # Each kernel source is compiled once for each of these; csrc/core/dispatch.cpp picks one at load.
 INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {"avx2": "-march=x86-64-v3", "avx512": "-march=x86-64-v4 -mprefer-vector-width=512"}
+# What a codec needs is compiled once more in plain arithmetic, the same bits on every processor.
+FUSED = [isa for isa in INSTRUCTION_SETS if isa != "baseline" or platform.machine().lower() in ("aarch64", "arm64")]
+PLAIN = "core/table dense/dense exp/exp made/inverse made/made pixelcnn/sample resnet/resnet weight_norm/weight_norm"
 DEFAULTS = "-O3 -g1"  # the environment's flags may change these, not those that the sources rely on
 REQUIRED = "-std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Wno-psabi"
 # What `_cuda` has machine code for, where nvcc knows it, and PTX of the last. VLAE_FAST_CUDA_ARCHITECTURES asks for
@@ -114,6 +117,9 @@ def write_native(ninja: Writer, target: str) -> None:
     for isa, flags in INSTRUCTION_SETS.items():
         for source in kernels:
             objects.append(compile_source(ninja, CSRC / source, f"{isa}/{source}", f"{flags} -DVLAE_ISA={isa}"))
+        for source in (f"{name}.cpp" for name in PLAIN.split() if isa in FUSED):
+            plain = f"{flags} -DVLAE_ISA={isa}_plain -DVLAE_PLAIN"
+            objects.append(compile_source(ninja, CSRC / source, f"{isa}_plain/{source}", plain))
     link_flags = "-shared -pthread" if sys.platform != "darwin" else "-bundle -undefined dynamic_lookup"
     flags = environment("CFLAGS", "CXXFLAGS", "LDFLAGS")  # -fsanitize and -flto are for both steps
     ninja.rule("link", f"{compiler()} $in {link_flags} {flags} -o $out")

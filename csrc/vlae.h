@@ -77,6 +77,19 @@ using PixelCNNBackward = void(const PixelCNN&, const PixelCNNParams&, const floa
 using PixelCNNSample = void(const PixelCNN&, const PixelCNNParams&, const float* context, const float* uniforms,
                             const std::int8_t* given, float temperature, Index n_threads, float* x);
 
+// N entropy coders, one an image: asymmetric numeral systems (Duda 2013) with a stack of 32-bit words each. The caller
+// sees to it that a stack has room for what is pushed: a word a pixel, a word a code dimension.
+struct Coders {
+  std::uint64_t* state;  // [N] at least 2^32 where its stack is not empty
+  Index* words;          // [N] on the stack
+  std::uint32_t* stack;  // [N,room]
+  Index room;
+};
+// x[N,1,H,W] is pushed pixel by pixel under the model's probabilities, or popped. Both run the sampler, as the order of
+// its sums, not that of pixelcnn_logits, is what has to be the same.
+using PixelCNNCode = void(const PixelCNN&, const PixelCNNParams&, const float* context, const Coders&, bool pop,
+                          Index n_threads, float* x);
+
 // A residual block of 3x3 convolutions, or the last convolution.
 struct ResNetBlock {
   Index kind;  // 0 same, 1 down, 2 up, 3 output
@@ -155,6 +168,11 @@ using MADEFlowBackward = void(const MADEFlow&, const MADEFlowParams&, const floa
 using MADEFlowInverse = void(const MADEFlow&, const MADEFlowParams&, const float* eps, const float* hidden_context,
                              Index n_threads, float* z);
 
+// The flow of shifts alone on multiples of `grid`, a power of two: shifts are rounded to it, so that z -> eps and,
+// where `inverse`, eps -> z undo each other exactly. NaN where a float is too short for that.
+using MADEFlowLattice = void(const MADEFlow&, const MADEFlowParams&, float grid, bool inverse, const float* from,
+                             Index n_threads, float* to);
+
 // One layer of a net of any wiring. A unit of degree d sees the variables at positions < d and the units of degrees <=
 // d; an output sees what stands before its variable. All 8 bytes wide: a table of numbers in Python.
 struct MADELayer {
@@ -190,33 +208,39 @@ using WeightNorm = void(Index R, Index n, const float* v, const float* g, const 
 using WeightNormBackward = void(Index R, Index n, const float* dw, const float* v, const float* g,
                                 const std::int64_t* live, Index n_threads, float* dv, float* dg);
 
-// Every function, once: its type and its name.
+// Every function, once: its type and its name. Those that a codec needs first: they are also compiled in plain
+// arithmetic, where a product is rounded before it is added, as processors without fused multiply-add round it.
+#define VLAE_CODEC_KERNELS(X)           \
+  X(ResNetForward, resnet_forward)      \
+  X(DenseForward, dense)                \
+  X(Exp, exponential)                   \
+  X(WeightNorm, weight_norm)            \
+  X(PixelCNNSample, pixelcnn_sample)    \
+  X(PixelCNNCode, pixelcnn_code)        \
+  X(MADEFlowInverse, made_flow_inverse) \
+  X(MADEFlowLattice, made_flow_lattice)
 #define VLAE_KERNELS(X)                                    \
+  VLAE_CODEC_KERNELS(X)                                    \
   X(MaskedConv3x3, masked_conv3x3)                         \
   X(MaskedConv3x3Backward, masked_conv3x3_backward)        \
   X(PixelCNNLogits, pixelcnn_logits)                       \
   X(PixelCNNLogProb, pixelcnn_log_prob)                    \
   X(PixelCNNBackward, pixelcnn_backward)                   \
-  X(PixelCNNSample, pixelcnn_sample)                       \
-  X(ResNetForward, resnet_forward)                         \
   X(ResNetBackward, resnet_backward)                       \
-  X(DenseForward, dense)                                   \
   X(DenseBackward, dense_backward)                         \
-  X(Exp, exponential)                                      \
   X(BernoulliLogProb, bernoulli_log_prob)                  \
   X(BernoulliLogProbBackward, bernoulli_log_prob_backward) \
   X(Adamax, adamax)                                        \
   X(MADEFlowForward, made_flow_forward)                    \
   X(MADEFlowBackward, made_flow_backward)                  \
-  X(MADEFlowInverse, made_flow_inverse)                    \
   X(MADETransform, made_transform)                         \
-  X(WeightNorm, weight_norm)                               \
   X(WeightNormBackward, weight_norm_backward)
 
 // One table of functions per instruction set; every source of them is compiled once for each.
 struct Kernels {
   const char* isa;
-#define VLAE_MEMBER(Type, name) Type* name;
+  const Kernels* plain;  // its functions in plain arithmetic, of which only those of a codec are not null
+#define VLAE_MEMBER(Type, name) Type* name = nullptr;
   VLAE_KERNELS(VLAE_MEMBER)
 #undef VLAE_MEMBER
 };
@@ -227,6 +251,12 @@ const Kernels* usable(Index i);
 const Kernels& kernels();
 // Chooses another one of them, for the calls that begin from now on in any thread.
 void use(const Kernels& table);
+// From now on `kernels` gives this thread the plain arithmetic, or no longer; returns what was so before.
+bool use_plain(bool plain);
+
+// z[N,D] of multiples of grid is pushed under normal distributions (means and standard deviations [N,D]; null: 0 and
+// 1), or popped. All integers but for the place of a bin's edge, one product in float64: the same everywhere.
+void normal_code(Index N, Index D, float grid, const float* mean, const float* std, const Coders&, bool pop, float* z);
 
 #ifdef VLAE_ISA  // set by the build for the sources that are compiled per instruction set
 namespace VLAE_ISA {

@@ -22,6 +22,7 @@ MODULES = (
     ".distributed",
     ".plots",
     ".accelerate",
+    ".codec",
 )
 VALUES = {"ALONE", "__version__", "FIXED_DRAW_SEED", "SPLIT_SEED"}
 """Re-exported plain values: they bring no docstring with them."""

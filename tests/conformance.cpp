@@ -1,8 +1,11 @@
 // Hashes of every function of vlae.h on fixed inputs, a line for each instruction set and function: on all processors
-// that have fused multiply-add the same ones. Outputs begin as NaN, so that what is not written shows.
+// that have fused multiply-add the same ones, and in plain arithmetic on all. Outputs begin as NaN, so that what is not
+// written shows.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -199,18 +202,97 @@ void weight_norm(const Kernels& k, Run& r) {
   k.weight_norm_backward(R, n, dw, v, g, live.data(), threads, dv, dg);
 }
 
+// What a codec needs, which there is in plain arithmetic too. Pixels and codes are pushed and must come back.
+void codec(const Kernels& k, Run& r) {
+  const ResNetBlock blocks[] = {{1, 3, 16, 18, 4, 5}, {2, 18, 16, 5, 8, 9}, {3, 5, 4, 4, 8, 9}};
+  const ResNet net = {7, 8, 9, 3, blocks, 0.1f};
+  std::vector<const float*> w;
+  for (const ResNetBlock& b : blocks) {
+    const Index skip = b.kind == 3 ? 0 : b.C * b.K * 9, second = b.kind == 3 ? 0 : b.M * b.K * 9;
+    for (const Index n : {b.C * b.M * 9, b.M, second, second ? b.K : 0, skip, skip ? b.K : 0})
+      w.push_back(n ? r.input(n, 0.3f) : nullptr);
+  }
+  const float *images = r.input(7 * 3 * 8 * 9), *x0 = r.input(21 * 130), *v = r.input(40 * 130), *g = r.input(40),
+              *exponents = r.input(1000, 90.0f);
+  k.resnet_forward(net, w.data(), images, threads, r.output(7 * 4 * 8 * 9), nullptr);
+  k.dense({21, 130, 40, true}, x0, v, g, threads, r.output(21 * 40));
+  k.weight_norm(40, 130, v, g, nullptr, threads, r.output(40 * 130));
+  k.exponential(1000, exponents, r.output(1000));
+
+  const Index N = 37, D = 24, M = 50, T = 3, room = 400;
+  std::vector<std::int64_t> degrees(M), words(N);
+  for (Index h = 0; h < M; ++h) degrees[h] = h * D / M;
+  const float *w1 = r.input(T * M * D, 0.3f), *b1 = r.input(T * M), *w2 = r.input(T * M * M, 0.3f),
+              *b2 = r.input(T * M), *w3 = r.input(T * D * M, 0.3f), *b3 = r.input(T * D);
+  std::vector<std::uint64_t> state(N);
+  std::vector<std::uint32_t> stack(N * room);
+  const Coders coders = {state.data(), words.data(), stack.data(), room};
+  const auto record = [&] {  // as numbers of 16 bits
+    float* out = r.output(N * 6);
+    for (Index n = 0; n < N; ++n) {
+      for (int i = 0; i < 4; ++i) *out++ = static_cast<float>(state[n] >> 16 * i & 0xFFFF);
+      *out++ = static_cast<float>(words[n]);
+      *out++ = static_cast<float>(words[n] ? stack[n * room + words[n] - 1] >> 8 : 0);
+    }
+  };
+  const float grid = 0x1p-5f;
+  std::vector<float> z(N * D);
+  for (float& value : z) value = grid * static_cast<float>(static_cast<int>(r.random.bits() % 161) - 80);
+  const MADEFlow flow = {N, D, M, T, false};
+  const MADEFlowParams p = {w1, b1, w2, b2, w3, b3, degrees.data()};
+  float *eps = r.output(N * D), *back = r.output(N * D);
+  k.made_flow_inverse(flow, p, z.data(), nullptr, threads, r.output(N * D));
+  k.made_flow_lattice(flow, p, grid, false, z.data(), threads, eps);
+  k.made_flow_lattice(flow, p, grid, true, eps, threads, back);
+  const float* mean = r.input(N * D);
+  const float* log_std = r.input(N * D, 0.3f);
+  float* std = r.output(N * D);
+  k.exponential(N * D, log_std, std);
+  normal_code(N, D, grid, nullptr, nullptr, coders, false, z.data());
+  normal_code(N, D, grid, mean, std, coders, false, z.data());
+  record();
+
+  const Wire wiring[] = {{5, 0, 0}, {5, 1, 1}, {1, 0, 0}, {1, 1, 1}, {5, 2, 0}, {5, 3, 1}};
+  const Index C = 12, pixels = 11 * 14;
+  const PixelCNN s = {N, 11, 14, C, 4, 4, 1, 4, wiring, 0.8f, 1};
+  const PixelCNNParams q = {r.input(C * 9),     r.input(C * s.K * 9, 0.5f),
+                            r.input(C),         r.input(4 * C * C * 9, 0.2f),
+                            r.input(s.L * C),   r.input(s.L * C),
+                            r.input(2 * C * C), r.input(2 * C),
+                            r.input(C),         r.input(1)};
+  const float* context = r.input(N * pixels * s.K);
+  const float* bits = r.binary(N * pixels);
+  std::vector<float> x(bits, bits + N * pixels);
+  const float* uniforms = r.uniforms(N * pixels);
+  k.pixelcnn_sample(s, q, context, uniforms, nullptr, 1.3f, threads, r.output(N * pixels));
+  k.pixelcnn_code(s, q, context, coders, false, threads, x.data());
+  record();
+  k.pixelcnn_code(s, q, context, coders, true, threads, r.output(N * pixels));
+  float *first = r.output(N * D), *second = r.output(N * D);
+  normal_code(N, D, grid, mean, std, coders, true, first);
+  normal_code(N, D, grid, nullptr, nullptr, coders, true, second);
+  record();
+  const bool same = std::equal(z.begin(), z.end(), back) && std::equal(z.begin(), z.end(), first) &&
+                    std::equal(z.begin(), z.end(), second) &&
+                    std::equal(x.begin(), x.end(), r.outputs.end()[-4].data());
+  if (!same) std::puts("codec: what was pushed does not come back");
+}
+
 }  // namespace
 
 int main() {
   const struct {
     const char* name;
     void (*run)(const Kernels&, Run&);
-  } cases[] = {{"masked_conv", conv}, {"pixelcnn", pixelcnn}, {"resnet", resnet},          {"dense", dense},
-               {"made", made},        {"made_net", made_net}, {"weight_norm", weight_norm}};
-  for (Index i = 0; const Kernels* table = usable(i); ++i)
-    for (const auto& c : cases) {
+  } cases[] = {{"masked_conv", conv}, {"pixelcnn", pixelcnn}, {"resnet", resnet},           {"dense", dense},
+               {"made", made},        {"made_net", made_net}, {"weight_norm", weight_norm}, {"codec", codec}};
+  for (Index i = 0; const Kernels* table = usable(i); ++i) {
+    const auto hash = [](const Kernels& k, const auto& c) {
       Run run;
-      c.run(*table, run);
-      std::printf("%s %s %016llx\n", table->isa, c.name, static_cast<unsigned long long>(run.hash()));
-    }
+      c.run(k, run);
+      std::printf("%s %s %016llx\n", k.isa, c.name, static_cast<unsigned long long>(run.hash()));
+    };
+    for (const auto& c : cases) hash(*table, c);
+    if (table->plain != table) hash(*table->plain, std::end(cases)[-1]);
+  }
 }

@@ -6,6 +6,7 @@ is meant, `python tests/test_conformance.py > tests/conformance.txt`.
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +23,18 @@ X86 = {
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
-COMMON = [CSRC / "core/dispatch.cpp", CSRC / "core/parallel.cpp", ROOT / "tests/conformance.cpp"]
+COMMON = [CSRC / "codec/normal.cpp", CSRC / "core/dispatch.cpp", CSRC / "core/parallel.cpp"]
+COMMON += [ROOT / "tests/conformance.cpp"]
+PLAIN = re.search('^PLAIN = "(.*)"$', (ROOT / "setup.py").read_text(), re.MULTILINE)[1].split()
 CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 
 
-def hashes(compiler, isas, folder, run=(), link=()):
-    """Instruction set -> case -> hash, of the program that this compiler makes."""
+def hashes(compiler, isas, fused, folder, run=(), link=()):
+    """Instruction set -> case -> hash, of the program that this compiler makes; plain arithmetic beside fused."""
     kernels = [p for p in sorted(CSRC.glob("*/*.cpp")) if p not in COMMON and p.parent.name != "bindings"]
     jobs = [(p, [*flags, f"-DVLAE_ISA={isa}"], f"{isa}-{p.stem}") for isa, flags in isas.items() for p in kernels]
+    plain = {isa: [*flags, f"-DVLAE_ISA={isa}_plain", "-DVLAE_PLAIN"] for isa, flags in isas.items() if isa in fused}
+    jobs += [(CSRC / f"{p}.cpp", flags, f"{isa}_plain-{Path(p).name}") for isa, flags in plain.items() for p in PLAIN]
     jobs += [(p, [], p.stem) for p in COMMON]
 
     def compiled(job):
@@ -54,24 +59,30 @@ def on_record(arithmetic):
     return {case: digest for kind, case, digest in lines if kind == arithmetic}
 
 
+def check(found, fused):
+    codec = {"codec": on_record("plain")["codec"]}
+    for isa, cases in found.items():
+        wanted = codec if isa.endswith("_plain") else on_record("fused" if isa in fused else "plain")
+        assert cases == wanted, isa
+    assert {f"{isa}_plain" for isa in fused if isa in found} <= {*found}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="an x86-64 processor wanted")
 def test_instruction_sets_of_x86(tmp_path):
-    found = hashes(os.environ.get("CXX", "c++"), X86, tmp_path)
-    for isa, cases in found.items():
-        assert cases == on_record("plain" if isa == "baseline" else "fused"), isa
+    found = hashes(os.environ.get("CXX", "c++"), X86, ["avx2", "avx512"], tmp_path)
+    check(found, ["avx2", "avx512"])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which(CROSS) and EMULATOR), reason=f"{CROSS} and qemu-user wanted")
 def test_aarch64(tmp_path):
-    found = hashes(CROSS, {"baseline": []}, tmp_path, run=[EMULATOR], link=["-static"])
-    assert found == {"baseline": on_record("fused")}
+    check(hashes(CROSS, {"baseline": []}, ["baseline"], tmp_path, run=[EMULATOR], link=["-static"]), ["baseline"])
 
 
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:
-        found = hashes(os.environ.get("CXX", "c++"), X86, Path(folder))
+        found = hashes(os.environ.get("CXX", "c++"), X86, ["avx2", "avx512"], Path(folder))
     for kind, isa in (("fused", "avx2"), ("plain", "baseline")):
         for case, digest in found[isa].items():
             print(kind, case, digest)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMPILED_ONCE = {"dispatch", "parallel", "native", "cuda"}
+COMPILED_ONCE = {"dispatch", "parallel", "native", "cuda", "normal"}
 SOURCES = [p for p in sorted((ROOT / "csrc").glob("*/*.cpp")) if p.stem not in COMPILED_ONCE]
 ISA = "baseline"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the assembler of ELF")

@@ -11,6 +11,7 @@ from vlae_fast.ops import MADESpec, use_backend
 from vlae_fast.params import MADEFlowParams, MADEParams, PixelCNNParams
 
 if TYPE_CHECKING:
+    from vlae_fast import codec as codec
     from vlae_fast import plots as plots
     from vlae_fast.data import Dataset as Dataset
     from vlae_fast.data import load as load
@@ -37,7 +38,7 @@ _LATER = {"Dataset": "data", "Trainer": "train", "load": "data"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("accelerate", "evaluate", "plots"):
+    if name in ("accelerate", "codec", "evaluate", "plots"):
         return import_module(f"vlae_fast.{name}")
     if name in _LATER:
         return getattr(import_module(f"vlae_fast.{_LATER[name]}"), name)

@@ -58,6 +58,7 @@ __all__ = [
     "pixelcnn_logits",
     "pixelcnn_logits_backward",
     "pixelcnn_sample",
+    "plain_arithmetic",
     "resnet",
     "resnet_backward",
     "usable_isas",
@@ -90,6 +91,19 @@ def use_isa(name: str) -> Iterator[None]:
         yield
     finally:
         _native.use_isa(names.index(before))
+
+
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Within it this thread's bodies round every product before they add it: the same bits on every processor.
+
+    Only what draws and encodes is compiled so; calls of the rest fail. Slower by a half or so.
+    """
+    before = _native.use_plain(True)
+    try:
+        yield
+    finally:
+        _native.use_plain(before)
 
 
 def keep_freed_memory() -> None:

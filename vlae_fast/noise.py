@@ -17,6 +17,7 @@ from vlae_fast.portable import inverse_normal
 
 __all__ = [
     "BINARIZATION",
+    "CODEBOOK",
     "INPAINTING",
     "ORDER",
     "POSTERIOR",
@@ -27,7 +28,7 @@ __all__ = [
     "permutation",
 ]
 
-SAMPLE, POSTERIOR, RECONSTRUCTION, BINARIZATION, TRAINING, ORDER, INPAINTING = range(7)
+SAMPLE, POSTERIOR, RECONSTRUCTION, BINARIZATION, TRAINING, ORDER, INPAINTING, CODEBOOK = range(8)
 """Streams: independent sequences under one seed."""
 
 _ITEM = 1 << 64

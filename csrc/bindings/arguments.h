@@ -55,6 +55,8 @@ template <>
 struct Argument<const PixelCNN&>
     : Sizes<PixelCNN, Index, Index, Index, Index, Index, Index, Index, Index, const Wire*, float, Index> {};
 template <>
+struct Argument<const Coders&> : Sizes<Coders, std::uint64_t*, Index*, std::uint32_t*, Index> {};
+template <>
 struct Argument<const ResNet&> : Sizes<ResNet, Index, Index, Index, Index, const ResNetBlock*, float> {};
 template <>
 struct Argument<const Dense&> : Sizes<Dense, Index, Index, Index, bool> {};

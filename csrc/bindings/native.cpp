@@ -12,7 +12,11 @@ namespace {
 
 template <class... A>
 void define(nb::module_& m, const char* name, void (*Kernels::*kernel)(A...)) {
-  vlae::bindings::define<A...>(m, name, [kernel](A... arguments) { (vlae::kernels().*kernel)(arguments...); });
+  vlae::bindings::define<A...>(m, name, [kernel](A... arguments) {
+    const auto function = vlae::kernels().*kernel;
+    if (!function) throw std::logic_error("a function that is not compiled in plain arithmetic");
+    function(arguments...);
+  });
 }
 
 }  // namespace
@@ -31,6 +35,9 @@ NB_MODULE(_native, m) {
     if (!table) throw std::out_of_range("use_isa: a place in usable_isas wanted");
     vlae::use(*table);
   });
+  m.def("use_plain", vlae::use_plain);
+  vlae::bindings::define<vlae::Index, vlae::Index, float, const float*, const float*, const vlae::Coders&, bool,
+                         float*>(m, "normal_code", vlae::normal_code);
 #define VLAE_DEFINE(Type, name) define(m, #name, &Kernels::name);
   VLAE_KERNELS(VLAE_DEFINE)
 #undef VLAE_DEFINE

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "vlae.h"
 
@@ -74,7 +75,16 @@ std::atomic<const Kernels*>& in_use() {
 }
 }  // namespace
 
-const Kernels& kernels() { return *in_use().load(std::memory_order_relaxed); }
+namespace {
+thread_local bool plain_here = false;
+}
+
+const Kernels& kernels() {
+  const Kernels& table = *in_use().load(std::memory_order_relaxed);
+  return plain_here ? *table.plain : table;
+}
+
+bool use_plain(bool plain) { return std::exchange(plain_here, plain); }
 
 void use(const Kernels& table) { in_use().store(&table, std::memory_order_relaxed); }
 

@@ -2,13 +2,16 @@
 //
 // The sources are compiled without contraction: a product is fused with a sum where they say `fma`, and nowhere else.
 // Together with sums whose order does not depend on the number of lanes (`Wide`) this makes results the same, bit for
-// bit, on all processors that have fused multiply-add; the baseline of x86 rounds twice.
+// bit, on all processors that have fused multiply-add. The baseline of x86 rounds twice, and so does everything that is
+// compiled with VLAE_PLAIN: the same bits on all processors.
 #pragma once
 #include "vlae.h"
 
-#if defined(__FMA__)
+#if !defined(VLAE_PLAIN) && defined(__FMA__)
+#define VLAE_FUSED
 #include <immintrin.h>
-#elif defined(__aarch64__)
+#elif !defined(VLAE_PLAIN) && defined(__aarch64__)
+#define VLAE_FUSED
 #include <arm_neon.h>
 #endif
 
@@ -41,14 +44,14 @@ inline V broadcast(float f) { return f - V{}; }  // a sum would make 0 of -0, an
 
 // a * b + c
 inline V fma(V a, V b, V c) {
-#if defined(__AVX512F__)
+#if !defined(VLAE_FUSED)
+  return a * b + c;
+#elif defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
-#elif defined(__aarch64__)
-  return vfmaq_f32(c, a, b);
 #else
-  return a * b + c;
+  return vfmaq_f32(c, a, b);
 #endif
 }
 inline V fma(float a, V b, V c) { return fma(broadcast(a), b, c); }

@@ -96,12 +96,27 @@ void relu_rows(Index N, Index width, const float* from, float* to, Index to_row)
     for (Index i = 0; i < width; i += lanes) store(to + n * to_row + i, relu(load(from + n * width + i)));
 }
 
+// Which multiples of a power of two the values are; 0: they are any. On a lattice both directions run here, as the
+// order of the sums is to be the same.
+struct Lattice {
+  float grid = 0;
+  bool inverse = true;
+
+  // The nearest one, as far as floats tell them apart.
+  float nearest(float v) const {
+    constexpr float magic = 12582912.0f;
+    const float k = v / grid;
+    return (k * k < 0x1p42f ? (k + magic) - magic : k) * grid;
+  }
+};
+
 // The steps for a chunk of at most N samples, and the memory for it.
 class Inverse {
  public:
-  Inverse(const MADEFlow& s, const Prefixes& prefixes, Index N)
+  Inverse(const MADEFlow& s, const Prefixes& prefixes, Index N, const Lattice& lattice = {})
       : s_(s),
         prefixes_(prefixes),
+        lattice_(lattice),
         D_(padded(s.D)),
         hidden_row_(padded(s.M) + panel_width),
         block_(padded(largest_block(prefixes, s.D))),
@@ -122,7 +137,7 @@ class Inverse {
   float* z() const { return z_.data(); }
   Index row() const { return D_; }
 
-  // z = the inverse of one step at z
+  // z = the inverse of one step at z; in the lattice's other direction, the step at z
   void undo(const Step& step, Index N, const float* context, Index context_row) const {
     for (Index n = 0; n < N; ++n)
       for (Index j = 0; j < s_.D; ++j) x_.data()[n * D_ + j] = z()[n * D_ + s_.D - 1 - j];
@@ -134,10 +149,13 @@ class Inverse {
       block = next_block(prefixes_, s_.D, block.degree_end);
       begin_block(step, block, N, context, context_row);
       for (Index degree = block.degree_begin; degree < block.degree_end; ++degree) {
-        draw(degree, N);
+        lattice_.grid == 0 ? draw(degree, N) : shift(degree, N);
         feed(block, degree, N);
       }
     }
+    if (!lattice_.inverse)
+      for (Index n = 0; n < N; ++n)
+        for (Index j = 0; j < s_.D; ++j) z()[n * D_ + j] = x_.data()[n * D_ + s_.D - 1 - j];
   }
 
  private:
@@ -196,6 +214,23 @@ class Inverse {
     }
   }
 
+  // z[:, degree] = x + mean on the lattice, or x from z; NaN where the sum is rounded.
+  void shift(Index degree, Index N) const {
+    constexpr float inexact = __builtin_nanf("");
+    for (Index n = 0; n < N; ++n) {
+      const Index i = n * D_ + degree;
+      float &x = x_.data()[i], &z = z_.data()[i];
+      const float mean = lattice_.nearest(mean_.data()[i]);
+      if (lattice_.inverse) {
+        z = x + mean;
+        if (z - mean != x) z = inexact;
+      } else {
+        x = z - mean;
+        if (x + mean != z) x = inexact;
+      }
+    }
+  }
+
   // Hands z[:, degree] to the units that see it, and the units of this degree to all that sees them.
   void feed(const Block& block, Index degree, Index N) const {
     const Index width = padded(block.units()), begin = prefixes_.below[degree],
@@ -223,26 +258,39 @@ class Inverse {
 
   const MADEFlow& s_;
   const Prefixes& prefixes_;
+  const Lattice lattice_;
   const Index D_, hidden_row_, block_;  // D and M padded, the widest block padded
   const Scratch x_, z_, mean_, scale_, column_, hidden1_, sum1_, sum2_, hidden2_, panel1_, panel2_, panel3_, dense_;
 };
+
+void run(const MADEFlow& s, const MADEFlowParams& p, const Lattice& lattice, const float* from,
+         const float* hidden_context, Index n_threads, float* to) {
+  const Prefixes prefixes(s, p.degrees);
+  parallel(n_threads, s.N, grain, [&](Index thread_begin, Index thread_end) {
+    const Inverse inverse(s, prefixes, min(thread_end - thread_begin, chunk_size), lattice);
+    for (Index begin = thread_begin; begin < thread_end; begin += chunk_size) {
+      const Index N = min(thread_end - begin, chunk_size);
+      copy_rows(N, s.D, from + begin * s.D, s.D, inverse.z(), inverse.row());
+      for (Index i = 0; i < s.T; ++i) {
+        const Index t = lattice.inverse ? s.T - 1 - i : i;
+        inverse.undo(step_at(s, p, prefixes, t), N, hidden_context ? hidden_context + (begin * s.T + t) * s.M : nullptr,
+                     s.T * s.M);
+      }
+      copy_rows(N, s.D, inverse.z(), inverse.row(), to + begin * s.D, s.D);
+    }
+  });
+}
 
 }  // namespace
 
 void made_flow_inverse(const MADEFlow& s, const MADEFlowParams& p, const float* eps, const float* hidden_context,
                        Index n_threads, float* z) {
-  const Prefixes prefixes(s, p.degrees);
-  parallel(n_threads, s.N, grain, [&](Index thread_begin, Index thread_end) {
-    const Inverse inverse(s, prefixes, min(thread_end - thread_begin, chunk_size));
-    for (Index begin = thread_begin; begin < thread_end; begin += chunk_size) {
-      const Index N = min(thread_end - begin, chunk_size);
-      copy_rows(N, s.D, eps + begin * s.D, s.D, inverse.z(), inverse.row());
-      for (Index t = s.T - 1; t >= 0; --t)
-        inverse.undo(step_at(s, p, prefixes, t), N, hidden_context ? hidden_context + (begin * s.T + t) * s.M : nullptr,
-                     s.T * s.M);
-      copy_rows(N, s.D, inverse.z(), inverse.row(), z + begin * s.D, s.D);
-    }
-  });
+  run(s, p, {}, eps, hidden_context, n_threads, z);
+}
+
+void made_flow_lattice(const MADEFlow& s, const MADEFlowParams& p, float grid, bool inverse, const float* from,
+                       Index n_threads, float* to) {
+  run(s, p, {grid, inverse}, from, nullptr, n_threads, to);
 }
 
 }  // namespace vlae::VLAE_ISA

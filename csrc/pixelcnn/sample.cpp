@@ -17,6 +17,9 @@
 //
 // so a ring of four steps is enough, with a queue of T - 2R steps from the last group to the first. The idle step (at
 // least one a row) leaves zeros: the zero padding at both edges of the image.
+//
+// A codec draws in raster order (R = 1): the uniform number of a pixel is the slot of its image's coder.
+#include "codec/ans.h"
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "pixelcnn/packed.h"
@@ -31,8 +34,8 @@ namespace {
 struct LanePlan {
   Index G, R, T, vectors;
 
-  static LanePlan make(const PixelCNN& net, Index G, Index vectors) {
-    const Index rows = vectors * lanes / G, R = rows < net.H ? rows : net.H;
+  static LanePlan make(const PixelCNN& net, Index G, Index vectors, Index most_rows) {
+    const Index rows = vectors * lanes / G, R = rows < most_rows ? rows : most_rows;
     return {G, R, net.W + 1 > 2 * R ? net.W + 1 : 2 * R, vectors};
   }
   Index steps(const PixelCNN& net) const {
@@ -41,13 +44,13 @@ struct LanePlan {
   }
 };
 
-// The plan with the least work an image for a batch of at most N.
-LanePlan best_plan(const PixelCNN& net, Index N, Index max_vectors) {
+// The plan with the least work an image for a batch of at most N, and rows of an image at most.
+LanePlan best_plan(const PixelCNN& net, Index N, Index max_vectors, Index most_rows) {
   LanePlan best = {};
   float best_cost = 0;
   for (Index vectors = 1; vectors <= max_vectors; ++vectors)
     for (Index G = 1; G <= vectors * lanes && G <= N; ++G) {
-      const LanePlan plan = LanePlan::make(net, G, vectors);
+      const LanePlan plan = LanePlan::make(net, G, vectors, most_rows);
       const float cost = static_cast<float>(plan.steps(net)) * (vectors == 1 ? 1.1f : 2.0f) / G;
       if (best.G == 0 || cost < best_cost) best = plan, best_cost = cost;
     }
@@ -65,35 +68,58 @@ inline void accumulate(V (&acc)[B][Q], const float*& weight, const float* source
   }
 }
 
-// The arguments of a call; context, uniforms, given and x are those of its first image.
+enum class Task { draw, push, pop };
+
+constexpr int code_bits = 16;  // of a pixel's frequency
+
+// The arguments of a call; context, uniforms, given, coders and x are those of its first image.
 struct Batch {
   const PixelCNN& net;
-  const PackedPixelCNN& packed;
-  const float *context, *uniforms;
+  const float *context, *uniforms;  // uniforms: of a coding call, x or anything
   const std::int8_t* given;
   float temperature;
-  float* x;
+  float* x;  // of a pushing call, frequencies of ink
+  Task task = Task::draw;
+  Coders coders = {};
 
   Batch from(Index n) const {
+    Batch rest = *this;
     const Index pixels = net.H * net.W;
-    return {net,
-            packed,
-            context + n * net.K * pixels,
-            uniforms + n * pixels,
-            given ? given + n * pixels : nullptr,
-            temperature,
-            x + n * pixels};
+    rest.context += n * net.K * pixels;
+    rest.uniforms += n * pixels;
+    if (given) rest.given += n * pixels;
+    rest.x += n * pixels;
+    if (task != Task::draw)
+      rest.coders = {coders.state + n, coders.words + n, coders.stack + n * coders.room, coders.room};
+    return rest;
   }
 };
+
+// Ink has the first of 2^16 slots, none the others.
+inline void push_pixel(Coder coder, std::uint32_t ink, bool is_ink) {
+  is_ink ? coder.push(code_bits, 0, ink) : coder.push(code_bits, ink, (1 << code_bits) - ink);
+}
+inline bool pop_pixel(Coder coder, std::uint32_t ink) {
+  const bool is_ink = coder.slot(code_bits) < ink;
+  is_ink ? coder.pop(code_bits, 0, ink) : coder.pop(code_bits, ink, (1 << code_bits) - ink);
+  return is_ink;
+}
+
+// Slots of 2^16 for ink that has probability p, at least one for it and one for none; whole numbers.
+inline V frequency(V p) {
+  constexpr float all = 1 << code_bits, magic = 12582912.0f;
+  const V f = (p * all + magic) - magic, some = f > 1.0f ? f : broadcast(1.0f);
+  return some < all - 1 ? some : broadcast(all - 1);
+}
 
 // Draws the first G images of a batch, Q vectors of lanes at once.
 template <int B, int Q>
 class Sampler {
  public:
-  Sampler(const Batch& batch, const LanePlan& plan)
+  Sampler(const Batch& batch, const PackedPixelCNN& packed, const LanePlan& plan)
       : batch_(batch),
         net_(batch.net),
-        packed_(batch.packed),
+        packed_(packed),
         plan_(plan),
         delay_(plan.T - 2 * plan.R),
         depth_(plan.R == 1 ? delay_ + 4 : 4),
@@ -271,12 +297,25 @@ class Sampler {
       const V u = load(thresholds(s) + q * lanes);
       const V p = sigmoid((logit[0][q] + packed_.output_bias) / batch_.temperature);
       const VInt unknown = (p != p) & (u >= V{}) & (u < 1.0f);  // a NaN shows where it draws, given pixels stay
-      const V x = unknown ? p : u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{};
-      store(drawn(s) + q * lanes, x);
+      V x = unknown ? p : u < (p > V{} ? p : V{}) ? broadcast(1.0f) : V{}, result = x;
+      if (batch_.task == Task::push) x = keep(alive[q], u), result = frequency(p);
+      if (batch_.task == Task::pop) x = result = pop(q * lanes, frequency(p));
+      store(drawn(s) + q * lanes, result);
       store(now + q * lanes, x * load(visible(s) + q * lanes));
     }
 
     if (plan_.R > 1) plan_.G % lanes == 0 ? hand_on<VUnaligned>(s) : hand_on<float>(s);
+  }
+
+  // The next pixels of the images in the lanes from `first` on, of these frequencies of ink.
+  V pop(Index first, V ink) const {
+    float frequencies[lanes], x[lanes] = {};
+    store(frequencies, ink);
+    for (Index lane = 0; lane < lanes && first + lane < plan_.G; ++lane) {
+      const auto f = static_cast<std::uint32_t>(frequencies[lane]);
+      x[lane] = pop_pixel(Coder(batch_.coders, first + lane), f);
+    }
+    return load(x);
   }
 
   // Queues what the last lane group computed, and puts what it computed `delay_` steps ago before the first group.
@@ -302,32 +341,58 @@ class Sampler {
   const Scratch queue_, inputs_, h_, local_;
 };
 
+// Runs a batch through the sampler, as many images at once as cost the least.
 template <int B>
-void sample(const PixelCNN& net, const PixelCNNParams& params, const float* context, const float* uniforms,
-            const std::int8_t* given, float temperature, Index n_threads, float* x) {
+void run(const Batch& all, const PixelCNNParams& params, Index n_threads) {
+#ifdef VLAE_FUSED
   constexpr int most = vector_registers >= 32 ? 2 : 1;  // vectors whose accumulators fit into the registers
+#else
+  constexpr int most = 1;  // nor should products that wait to be added push them out
+#endif
+  const PixelCNN& net = all.net;
   const PackedPixelCNN packed(net, params, B);
-  const Batch batch = {net, packed, context, uniforms, given, temperature, x};
   parallel(n_threads, net.N, 1, [&](Index begin, Index end) {
     while (begin < end) {
-      const LanePlan plan = best_plan(net, end - begin, most);
+      const LanePlan plan = best_plan(net, end - begin, most, all.task == Task::pop ? 1 : net.H);
+      const Batch batch = all.from(begin);
       if (plan.vectors == 1)
-        Sampler<B, 1>(batch.from(begin), plan).run();
+        Sampler<B, 1>(batch, packed, plan).run();
       else
-        Sampler<B, most>(batch.from(begin), plan).run();
+        Sampler<B, most>(batch, packed, plan).run();
       begin += plan.G;
     }
   });
+}
+
+void run(const Batch& batch, const PixelCNNParams& params, Index n_threads) {
+  const Index C = batch.net.C;
+  if (batch.net.H * batch.net.W == 0) return;
+  // Channels are computed in blocks, the last one padded: the block that pads less.
+  const auto padded = [&](Index block) { return (C + block - 1) / block * block; };
+  padded(12) <= padded(8) ? run<12>(batch, params, n_threads) : run<8>(batch, params, n_threads);
 }
 
 }  // namespace
 
 void pixelcnn_sample(const PixelCNN& net, const PixelCNNParams& params, const float* context, const float* uniforms,
                      const std::int8_t* given, float temperature, Index n_threads, float* x) {
-  if (net.H * net.W == 0) return;
-  // Channels are computed in blocks, the last one padded: the block that pads less.
-  const auto padded = [&](Index block) { return (net.C + block - 1) / block * block; };
-  (padded(12) <= padded(8) ? sample<12> : sample<8>)(net, params, context, uniforms, given, temperature, n_threads, x);
+  run({net, context, uniforms, given, temperature, x}, params, n_threads);
+}
+
+void pixelcnn_code(const PixelCNN& net, const PixelCNNParams& params, const float* context, const Coders& coders,
+                   bool pop, Index n_threads, float* x) {
+  const Index pixels = net.H * net.W;
+  if (pop) {
+    const Scratch uniforms(net.N * pixels);
+    for (Index i = 0; i < net.N * pixels; ++i) uniforms.data()[i] = 0;
+    return run({net, context, uniforms.data(), nullptr, 1.0f, x, Task::pop, coders}, params, n_threads);
+  }
+  const Scratch ink(net.N * pixels);
+  run({net, context, x, nullptr, 1.0f, ink.data(), Task::push, coders}, params, n_threads);
+  for (Index n = 0; n < net.N; ++n) {
+    for (Index i = (n + 1) * pixels - 1; i >= n * pixels; --i)
+      push_pixel(Coder(coders, n), static_cast<std::uint32_t>(ink.data()[i]), x[i] > 0.0f);
+  }
 }
 
 }  // namespace vlae::VLAE_ISA

@@ -1,4 +1,5 @@
-"""The command line: `vlae-fast train | evaluate | sample | reconstruct | data | info`; `vlae-fast --version`.
+"""The command line: `vlae-fast train | evaluate | sample | reconstruct | compress | decompress | data |
+info`; `vlae-fast --version`.
 
 Exit status: 0, 2 for bad input, 1 for a failure, 130 where Ctrl-C, a signal or the end of the pipe behind it stopped it
 (the state of a training is saved).
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from vlae_fast import pretrained
+from vlae_fast.cli.codec import Compress, Decompress
 from vlae_fast.cli.draw import Reconstruct, Sample
 from vlae_fast.cli.evaluate import Evaluate
 from vlae_fast.cli.info import Data, Info
@@ -95,6 +97,8 @@ def _parsed(argv: list[str], train: Train) -> Any:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Sample, subcommand("sample")]
         | Annotated[Reconstruct, subcommand("reconstruct")]
+        | Annotated[Compress, subcommand("compress")]
+        | Annotated[Decompress, subcommand("decompress")]
         | Annotated[Data, subcommand("data")]
         | Annotated[Info, subcommand("info")]
     )

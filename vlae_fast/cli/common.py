@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from vlae_fast import checkpoint, device, distributed, pretrained
 from vlae_fast.bar import progress
 from vlae_fast.config import TrainConfig, from_dict, of_this_version
-from vlae_fast.data import NAMES, Dataset, load, parse_size
+from vlae_fast.data import NAMES, Dataset, Split, load, parse_size
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
 
 with cli_extra():
     from tyro.conf import arg
 
-__all__ = ["ModelOptions", "Options", "Run", "check_size", "duration", "load_data"]
+__all__ = ["ModelOptions", "Options", "Run", "check_size", "check_size_of", "duration", "load_data"]
 
 Run = Annotated[Path, arg(metavar="RUN")]
 
@@ -99,9 +99,14 @@ def load_data(training: TrainConfig) -> Dataset:
 
 def check_size(run: Path, model: VLAE, dataset: Dataset) -> None:
     """Raises ValueError where a model is for images of another size."""
-    c, split = model.config, dataset.test
+    check_size_of(run, model, dataset.name, dataset.test)
+
+
+def check_size_of(run: Path, model: VLAE, name: str, split: Split) -> None:
+    """The same for the images of a split."""
+    c = model.config
     if (c.height, c.width) != (split.height, split.width):
-        sizes = f"of {c.height}x{c.width} pixels, those of {dataset.name} have {split.height}x{split.width}"
+        sizes = f"of {c.height}x{c.width} pixels, those of {name} have {split.height}x{split.width}"
         raise ValueError(f"{run}: its images are {sizes}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vlae_fast import checks
 from vlae_fast.data.dataset import SPLIT_SEED, Dataset, Order, own_dataset
 from vlae_fast.data.files import DataError, MissingDataError
-from vlae_fast.data.levels import ImageSize
+from vlae_fast.data.levels import ImageSize, make_splits
 from vlae_fast.data.own import read_own
 from vlae_fast.data.published import PUBLISHED, load_published
 from vlae_fast.data.split import FIXED_DRAW_SEED, Split
@@ -27,6 +27,7 @@ __all__ = [
     "Split",
     "load",
     "parse_size",
+    "read_images",
 ]
 
 NAMES = (*PUBLISHED, "digits")
@@ -99,3 +100,17 @@ def _digits() -> Dataset:
         raise DataError("digits: scikit-learn is not installed; pip install vlae_fast[demo]") from error
     name = "digits (scikit-learn's, a stand-in)"
     return own_dataset(name, Path("digits"), {"train": load_digits().images / 16}, None, "file")
+
+
+def read_images(path: str | Path, image_size: ImageSize | None = None) -> Split:
+    """All images of a user's file or folder in their order, those of its parts one after the other.
+
+    What it may be, and what its values mean, are as `load` has it. Raises DataError, or TypeError or ValueError for no
+    path.
+    """
+    where = checks.path("path", path)
+    parts, size = read_own(where, image_size)
+    first, *rest = make_splits(where, list(parts.values()), size)[0]
+    for part in rest:
+        first = first.joined(part)
+    return first

@@ -19,6 +19,7 @@ __all__ = [
     "made_flow_forward_backward",
     "made_flow_inverse",
     "made_flow_inverse_backward",
+    "made_flow_lattice",
     "made_forward",
     "made_forward_backward",
     "made_inverse",
@@ -73,6 +74,18 @@ def made_flow_inverse_backward(dz: Tensor, z: Tensor, params: Params, hidden_con
     _made_flow(params, z=z, hidden_context=hidden_context, dz=dz)
     deps = implicit.deps(dz, z, params, hidden_context)
     return [deps, *made_flow_forward_backward(-deps, z.new_zeros(len(z)), z, params, hidden_context)[1:]]
+
+
+def made_flow_lattice(values: Tensor, params: Params, grid: float, inverse: bool) -> Tensor:
+    """z -> eps, or back, on multiples of `grid`, a power of two; the flow is one of shifts alone.
+
+    Each shift is rounded to the lattice, so that the directions undo each other bit for bit; NaN where floats are too
+    short for that.
+    """
+    call = _made_flow(params, z=values)
+    result = torch.empty_like(values)
+    _native.made_flow_lattice(*call, grid, inverse, values.data_ptr(), torch.get_num_threads(), result.data_ptr())
+    return result
 
 
 # `wiring` is what `spec.wiring_of` makes of a spec.

@@ -11,6 +11,7 @@ from vlae_fast.ops.arguments import addresses, operands
 from vlae_fast.ops.pixelcnn.wiring import stage_table
 
 __all__ = [
+    "pixelcnn_code",
     "pixelcnn_log_prob",
     "pixelcnn_log_prob_backward",
     "pixelcnn_logits",
@@ -106,3 +107,14 @@ def pixelcnn_sample(
     _native.pixelcnn_sample(*call, *inputs, temperature, torch.get_num_threads(), x.data_ptr())
     values.drawn(x)
     return x
+
+
+def pixelcnn_code(
+    x: Tensor, context: Tensor, params: Params, wiring: tuple[Any, ...], coders: tuple[int, ...], pop: bool
+) -> None:
+    """Pushes the pixels of x, or pops them into it; `coders` are addresses and the room of `codec.ans.Coders`."""
+    call = _pixelcnn(params, wiring, x=x, context=context)
+    values.finite(context=context)
+    if not pop:
+        values.binary("x", x)
+    _native.pixelcnn_code(*call, context.data_ptr(), coders, pop, torch.get_num_threads(), x.data_ptr())

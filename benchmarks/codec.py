@@ -1,0 +1,136 @@
+"""Bits an image of the codec beside general and picture formats, and its speed: `python -m benchmarks.codec`.
+
+Writes the table of docs/codec.md. Formats whose programs are not there (Debian: jbigkit-bin, libjxl-tools, webp, zstd)
+are left out of it; the table says which were measured.
+"""
+
+import argparse
+import bz2
+import lzma
+import shutil
+import statistics
+import subprocess
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from cpuinfo import get_cpu_info
+from PIL import Image
+from torch import Tensor
+
+from vlae_fast import VLAE, codec, load, native
+
+PAGE = Path(__file__).parents[1] / "docs/codec.md"
+BEGIN, END = "<!-- bits: written by benchmarks/codec.py -->\n", "<!-- /bits -->\n"
+ROUNDS = 3
+
+
+def through(*command: str, source: bytes, suffixes: tuple[str, str]) -> int:
+    """Bytes that a program makes of a file; {in} and {out} stand for their names."""
+    with TemporaryDirectory() as folder:
+        names = {name: f"{folder}/{name}{suffix}" for name, suffix in zip(("in", "out"), suffixes, strict=True)}
+        Path(names["in"]).write_bytes(source)
+        subprocess.run([part.format(**names) for part in command], check=True, capture_output=True)
+        return Path(names["out"]).stat().st_size
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> int:
+    """Bytes of a picture in one of Pillow's formats."""
+    content = BytesIO()
+    image.save(content, format=kind, **options)
+    return content.tell()
+
+
+def others(images: Tensor) -> Iterator[tuple[str, int]]:
+    """Name and bytes of every other way at hand."""
+    pixels = images[:, 0].numpy().astype(bool)
+    packed = np.packbits(pixels.reshape(len(pixels), -1), axis=1).tobytes()
+    pictures = [Image.fromarray(~image) for image in pixels]
+    yield "PNG, a file an image", sum(saved(picture, "PNG", optimize=True) for picture in pictures)
+    yield "WebP, a file an image", sum(saved(p.convert("L"), "WEBP", lossless=True, quality=100) for p in pictures)
+    yield "gzip of all packed bits", len(zlib.compress(packed, 9))
+    yield "bz2", len(bz2.compress(packed, 9))
+    yield "xz", len(lzma.compress(packed, preset=9 | lzma.PRESET_EXTREME))
+    if shutil.which("zstd"):
+        yield "zstd -22", through("zstd", "--ultra", "-22", "{in}", "-o", "{out}", source=packed, suffixes=("", ".zst"))
+    columns = 100
+    rows = -(-len(pixels) // columns)
+    tiles = np.zeros((rows * columns, *pixels.shape[1:]), bool)
+    tiles[: len(pixels)] = pixels
+    mosaic = tiles.reshape(rows, columns, *pixels.shape[1:]).swapaxes(1, 2).reshape(rows * pixels.shape[1], -1)
+    pbm, png = BytesIO(), BytesIO()
+    Image.fromarray(~mosaic).save(pbm, format="PPM")
+    Image.fromarray(~mosaic).save(png, format="PNG")
+    if shutil.which("cjxl"):
+        jxl = ("cjxl", "{in}", "{out}", "-d", "0", "-e", "9", "--quiet")
+        yield "JPEG XL, one mosaic", through(*jxl, source=png.getvalue(), suffixes=(".png", ".jxl"))
+    if shutil.which("pbmtojbg"):
+        jbig = ("pbmtojbg", "-q", "{in}", "{out}")
+        yield "JBIG1, one mosaic", through(*jbig, source=pbm.getvalue(), suffixes=(".pbm", ".jbg"))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Median of a few rounds."""
+    taken = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def table(name: str, data: str, speed_images: int) -> Iterator[str]:
+    """Lines of the page: bits of all test images, then speed."""
+    model, images = VLAE.from_pretrained(name), load(data).test.fixed()
+    with torch.no_grad():
+        bounds = [model.elbo(part).elbo for part in images.split(256) for _ in range(4)]
+    bound = -torch.cat(bounds).mean().item() / np.log(2)
+    file, hundred = codec.compress(model, images), images[:100]
+    assert torch.equal(codec.decompress(model, file), images), "other images came back"
+    with torch.no_grad():
+        few = -torch.stack([model.elbo(hundred).elbo for _ in range(16)]).mean().item() / np.log(2)
+    few_bits = 8 * len(codec.compress(model, hundred)) / 100
+    yield f"{len(images):,} test images of {data}, bits an image, everything counted:\n"
+    yield "| | bits |\n| --- | --- |"
+    for way, size in others(images):
+        yield f"| {way} | {8 * size / len(images):.0f} |"
+    ours = 8 * len(file) / len(images)
+    yield f"| `vlae-fast compress --model {name}` | **{ours:.2f}** |"
+    yield f"| the model's negative bound, {bound * np.log(2):.2f} nats | {bound:.2f} |\n"
+    yield f"That is {ours / bound - 1:.2%} above the bound. A file of the first 100 images takes {few_bits:.2f} bits"
+    yield f"each, {few_bits / few - 1:.2%} above theirs ({few:.2f}).\n"
+    part = images[:speed_images]
+    small = codec.compress(model, part)
+    ways = {
+        "compress": seconds(lambda: codec.compress(model, part)),
+        "decompress": seconds(lambda: codec.decompress(model, small)),
+        "score once (`elbo`)": seconds(lambda: model.elbo(part)),
+        "draw (`sample`)": seconds(lambda: model.sample(len(part))),
+    }
+    assert torch.equal(codec.decompress(model, small), part), "other images came back"
+    yield f"| one thread, {len(part):,} images | images a second |\n| --- | --- |"
+    yield from (f"| {way} | {len(part) / taken:,.0f} |" for way, taken in ways.items())
+    yield f"\nOne core of {get_cpu_info()['brand_raw']} ({native.isa()})."
+
+
+def main() -> None:
+    """Prints the lines and puts them into the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="static-mnist")
+    parser.add_argument("--data", default="static-mnist")
+    parser.add_argument("--speed-images", type=int, default=8192)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    text = "\n".join(table(arguments.model, arguments.data, arguments.speed_images)) + "\n"
+    print(text)
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""`vlae-fast compress` and `vlae-fast decompress`."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlae_fast import checkpoint, codec, pretrained
+from vlae_fast.cli.common import Options, Run, check_size_of
+from vlae_fast.data import NAMES, Split, load, parse_size, read_images
+from vlae_fast.extra import cli_extra
+from vlae_fast.model import VLAE
+from vlae_fast.run_folder import check_output
+
+with cli_extra():
+    from PIL import Image
+    from tyro.conf import Positional, arg
+
+__all__ = ["Compress", "Decompress"]
+
+MOST_BYTES = 1 << 32
+"""Of a file that is read."""
+
+
+@dataclass(kw_only=True)
+class Compress(Options):
+    """Write images as a file of about -ELBO bits each, or of their lossy codes alone (about 20 bits each)."""
+
+    images: Positional[Annotated[str, arg(metavar="IMAGES")]]
+    """Binary images: .npy, .npz, idx, CSV or a folder of PNGs, all in their order, or the name of a data set."""
+    model: Run
+    """Run folder, folder of a saved model or name of shipped weights."""
+    out: Path
+    """File to write: .vlae."""
+    lossy: bool = False
+    """Keep z alone; the texture is drawn anew when the file is decompressed."""
+    bits: int = codec.LOSSY_BITS
+    """With --lossy: a code is one of 2**bits. Each bit more brings it nearer to the posterior and doubles the time."""
+    group: int | None = None
+    """Images from which a reader may begin; default: 16384 of 28x28 pixels. A group costs about 100 bits."""
+    seed: int = 0
+    """With --lossy: seed of the choice of codes."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Of a named data set."""
+    data_dir: Path | None = None
+    """Folder of the published files of a named data set; default: $VLAE_DATA, else ./data."""
+    image_size: str = ""
+    """HEIGHTxWIDTH of own images that come as rows of numbers, in pixels, like 28x28."""
+
+    def __call__(self) -> int:
+        """Returns the exit status."""
+        self.out = check_output("out", self.out, (".vlae",))
+        model = self.model_of(self.model)
+        split = self._split(model)
+        with self.bar(len(split)) as bar:
+            data = codec.compress(
+                model,
+                split.fixed(),
+                lossy=self.lossy,
+                bits=self.bits,
+                group=self.group,
+                seed=self.seed,
+                report=lambda done, total: bar.update(done - bar.n),
+            )
+        checkpoint.write_file(self.out, data)
+        bits = f"{8 * len(data) / len(split):.1f} bits each" if len(split) else "none"
+        self.say(f"{self.out}: {len(split)} images in {len(data):,} bytes, {bits}")
+        return 0
+
+    def _split(self, model: VLAE) -> Split:
+        if self.images in NAMES and not os.path.lexists(self.images):
+            split: Split = getattr(load(self.images, self.data_dir), self.split)
+        else:
+            size = parse_size(self.image_size) if self.image_size else (model.config.height, model.config.width)
+            split = read_images(self.images, size)
+            if split.dynamic:
+                raise ValueError(f"{self.images}: grey images; binary ones, of two values, wanted")
+        check_size_of(self.model, model, self.images, split)
+        return split
+
+
+@dataclass(kw_only=True)
+class Decompress(Options):
+    """Read a file that `compress` wrote: the same images, or, where it is lossy, images like them."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """File to read."""
+    out: Path
+    """What to write: .npy or .npz (uint8 [n, 1, H, W], 1 is ink), or a new folder of PNGs (ink is white)."""
+    model: Run | None = None
+    """The model that wrote it; default: the shipped weights that did."""
+    first: int = 0
+    """Number of the first image."""
+    num: int | None = None
+    """Images to read; default: to the last. Only the groups that hold them are read."""
+    seed: int = 0
+    """Of a lossy file: seed of the texture."""
+
+    def __call__(self) -> int:
+        """Returns the exit status."""
+        folder = self.out.suffix == ""
+        if not folder:
+            self.out = check_output("out", self.out, (".npy", ".npz"))
+        elif os.path.lexists(self.out) and not (self.out.is_dir() and not any(self.out.iterdir())):
+            raise ValueError(f"out: a new folder, or a file .npy or .npz, wanted; {self.out} is there already")
+        data = checkpoint.read_file(self.file, MOST_BYTES)
+        try:
+            model = self._model(data)
+            with self.bar(None) as bar:
+                images = codec.decompress(
+                    model,
+                    data,
+                    first=self.first,
+                    count=self.num,
+                    seed=self.seed,
+                    report=lambda done, total: bar.update(done - bar.n),
+                )
+        except codec.CodecError as error:
+            raise ValueError(str(error).replace("data", str(self.file), 1)) from None
+        pixels = images.numpy().astype(np.uint8)
+        if folder:
+            _write_pngs(self.out, pixels)
+        else:
+            content = BytesIO()
+            np.save(content, pixels) if self.out.suffix == ".npy" else np.savez_compressed(content, images=pixels)
+            checkpoint.write_file(self.out, content.getvalue())
+        self.say(f"{self.out}: {len(pixels)} images")
+        return 0
+
+    def _model(self, data: bytes) -> VLAE:
+        if self.model is not None:
+            return self.model_of(self.model)
+        wanted = codec.digest_in(data)
+        for name in pretrained.shipped():
+            model = self.model_of(Path(name))
+            if codec.digest(model) == wanted:
+                return model
+        raise ValueError(f"{self.file}: written with a model of digest {wanted.hex()}, none that ships; say --model")
+
+
+def _write_pngs(folder: Path, pixels: NDArray[np.uint8]) -> None:
+    """All of them or none: [n, 1, H, W], 1 is ink."""
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    digits = len(str(max(0, len(pixels) - 1)))
+    try:
+        new.mkdir(parents=True)
+        for i, image in enumerate(pixels[:, 0]):
+            Image.fromarray(image == 1).save(new / f"{i:0{digits}}.png")
+        new.replace(folder)
+    except OSError as error:
+        raise checkpoint.CheckpointError(f"{folder}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

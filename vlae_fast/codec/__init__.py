@@ -1,0 +1,188 @@
+"""Images as bits, by a model: lossless (about -ELBO bits an image), or the lossy code alone.
+
+A file is read wherever the model is: every processor computes the same bits here (`native.plain_arithmetic`).
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlae_fast import noise
+from vlae_fast.checks import NonFiniteError, function, instance, whole
+from vlae_fast.codec.ans import Coders
+from vlae_fast.codec.exact import Exact
+from vlae_fast.codec.file import (
+    DIGEST_BYTES,
+    GROUP_PIXELS,
+    CodecError,
+    Header,
+    fail,
+    pack_group,
+    read_digest,
+    read_header,
+    unpack_group,
+    write_file,
+)
+from vlae_fast.codec.lossless import lanes_of, pop_images, push_images
+from vlae_fast.codec.lossy import MOST_BITS, picked, pop_numbers, push_numbers
+from vlae_fast.inputs import check_images
+from vlae_fast.model import VLAE
+from vlae_fast.report import Report, silent
+
+__all__ = ["CodecError", "Header", "compress", "decompress", "digest", "digest_in", "header"]
+
+GROUP = 16384
+"""Images of a group where nobody says how many."""
+LOSSY_BITS = 20
+"""Bits of the number of a code where nobody says how many."""
+
+
+def compress(
+    model: VLAE,
+    images: Tensor,
+    *,
+    lossy: bool = False,
+    bits: int = LOSSY_BITS,
+    group: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> bytes:
+    """Binary images [N, 1, H, W] as bytes that `decompress` turns into the same images, or into images like them.
+
+    lossy: of each image only its code is kept, as the number of one of 2**bits codes that were drawn from the prior
+    (`seed` draws which); the texture is drawn anew when it is decompressed. Else what the PixelCNN adds is kept too, at
+    -ELBO bits an image (bits back). A reader may begin at every `group` of images, by default 16,384 of 28x28 pixels;
+    each costs about 100 bits. report(done, total) is called after each of them.
+
+    The model is on the CPU, in float32, with a PixelCNN, a Gaussian posterior and a flow that does not scale. Raises
+    TypeError or ValueError where it is not, for images that `model.elbo` refuses, and where a model without a code is
+    to be lossy.
+    """
+    exact = Exact(model)
+    check_images(images, next(model.parameters()), model.config)
+    most = max(1, GROUP_PIXELS // max(1, model.config.height * model.config.width))
+    group = min(GROUP, most) if group is None else whole("group", group, 1, most)
+    bits, seed = whole("bits", bits, 1, MOST_BITS), whole("seed", seed, most=2**63 - 1)
+    function("report", report)
+    if lossy and exact.D == 0:
+        raise ValueError(f"lossy: this model has no latent code (it is {model.config.conditioning!r})")
+    groups = []
+    with exact.arithmetic():
+        for start in range(0, len(images), group):
+            part = images[start : start + group]
+            groups.append(_lossy_group(exact, part, bits, seed) if lossy else _lossless_group(exact, part))
+            report(start + len(part), len(images))
+    return write_file(digest(model), bits if lossy else 0, len(images), group, groups)
+
+
+def decompress(
+    model: VLAE,
+    data: bytes,
+    *,
+    first: int = 0,
+    count: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> Tensor:
+    """Images first..first+count-1 (default: to the last), float32 [count, 1, H, W], of what `compress` made.
+
+    Only the groups that hold them are read. Where the file is lossy `seed` draws their texture; that of image i depends
+    on (seed, i) alone. Raises CodecError (a ValueError) for data that are damaged, not whole or of another model, and
+    what `compress` raises for the model.
+    """
+    exact, found = Exact(model), header(model, data)
+    if found.digest != digest(model):
+        fail(f"written with another model, of digest {found.digest.hex()}; this one's is {digest(model).hex()}")
+    if found.bits and exact.D == 0:
+        fail("damaged: lossy, by a model without a code")
+    first = whole("first", first, 0, found.count)
+    count = found.count - first if count is None else whole("count", count, 0, found.count - first)
+    seed = whole("seed", seed)
+    function("report", report)
+    images = [torch.empty(0, 1, model.config.height, model.config.width)]
+    groups = range(first // found.group, -(-(first + count) // found.group)) if count else range(0)
+    with exact.arithmetic():
+        for i in groups:
+            start = i * found.group
+            try:
+                part = _read_group(exact, data[found.place_of(i)], found, i, seed)
+            except NonFiniteError:  # of codes that nobody pushed
+                fail(f"damaged in group {i}")
+            images.append(part[max(0, first - start) : first + count - start])
+            report(sum(map(len, images)), count)
+    return torch.cat(images)
+
+
+def header(model: VLAE, data: bytes) -> Header:
+    """What a file says of itself. Raises CodecError where it cannot be one."""
+    c = instance("model", model, VLAE).config
+    return read_header(bytes(instance("data", data, bytes)), c.height * c.width, MOST_BITS)
+
+
+def digest_in(data: bytes) -> bytes:
+    """The digest of the model that wrote a file. Raises CodecError where it cannot be one."""
+    return read_digest(bytes(instance("data", data, bytes)))
+
+
+def digest(model: VLAE) -> bytes:
+    """Tells models apart: the start of the sha256 of configuration and weights."""
+    hashed = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        hashed.update(name.encode())
+        hashed.update(np.ascontiguousarray(tensor.numpy()).data)
+    return hashed.digest()[:DIGEST_BYTES]
+
+
+def _lossless_group(exact: Exact, images: Tensor) -> bytes:
+    return pack_group(_bits_of(images), push_images(exact, images).to_bytes())
+
+
+def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int) -> bytes:
+    moments = [exact.moments(part) for part in images.split(exact.model.chunk)]
+    mean, std = (np.concatenate(arrays) for arrays in zip(*moments, strict=True))
+    numbers, coder = picked(exact, mean, std, bits, seed), Coders(1)
+    push_numbers(coder, numbers, bits)
+    return pack_group(numbers.astype("<u4").tobytes(), coder.to_bytes())
+
+
+def _read_group(exact: Exact, data: bytes, found: Header, i: int, seed: int) -> Tensor:
+    count = found.images_of(i)
+    checksum, stacks = unpack_group(data, 1 if found.bits else lanes_of(count))
+    try:
+        coders = Coders.from_bytes(stacks)
+    except ValueError:
+        fail(f"damaged in group {i}")
+    if found.bits:
+        numbers = pop_numbers(coders, count, found.bits)
+        _check(coders, numbers.astype("<u4").tobytes(), checksum, i)
+        return _redrawn(exact, numbers, i * found.group, seed)
+    images = pop_images(exact, coders, count)
+    _check(coders, _bits_of(images), checksum, i)
+    return images
+
+
+def _check(coders: Coders, content: bytes, checksum: int, i: int) -> None:
+    """Raises CodecError where the coders do not end empty, or with another content."""
+    if coders.state.any() or coders.words.any() or zlib.crc32(content) != checksum:
+        fail(f"damaged in group {i}")
+
+
+def _redrawn(exact: Exact, numbers: Any, first: int, seed: int) -> Tensor:
+    """Images from p(x|z) for listed codes."""
+    model, images = exact.model, []
+    for start in range(0, len(numbers), model.chunk):
+        z, _ = exact.listed(numbers[start : start + model.chunk])
+        _, uniforms, _ = model._noise(seed, noise.RECONSTRUCTION, first + start, len(z), exact.D)
+        images.append(model._draw(exact.context(z, len(z)), uniforms, 1.0, None))
+    return torch.cat(images)
+
+
+def _bits_of(images: Tensor) -> bytes:
+    """Eight pixels a byte: what the checksum is of."""
+    return np.packbits(images.numpy().astype(bool)).tobytes()

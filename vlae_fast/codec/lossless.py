@@ -1,0 +1,117 @@
+"""Bits back with asymmetric numeral systems (Townsend et al. 2019, arXiv:1901.04866): -ELBO bits an image.
+
+Images are dealt to lanes, each a stack. With what lies on its stack, a lane draws z from q(z|x), which takes -log q
+bits off; then x is pushed under p(x|z), and z under the prior. Popping goes the way back, and ends with those bits.
+
+A lane that has little on its stack yet would draw badly, so its first images take a code from a list that both sides
+have (`Exact.listed`), and push its number. So do images whose code lies where the prior has no bins.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlae_fast.codec.ans import Coders
+from vlae_fast.codec.exact import BOOK_BITS, FARTHEST, GRID, Exact
+from vlae_fast.codec.lossy import likeliest
+
+__all__ = ["lanes_of", "pop_images", "push_images"]
+
+RARELY = 12
+"""A later image takes a listed code once in 2**RARELY times, as the coder sees it."""
+_USUAL = (1 << RARELY) - 1
+MOST_LANES = 64
+IMAGES_A_LANE = 128
+"""What a lane costs, 50 bits or so, is spread over these."""
+FIRST_SHARE = 16
+"""An image leaves about 110 bits on the stack and takes 7 a dimension of z: one image first for so many dimensions."""
+
+
+def lanes_of(count: int) -> int:
+    """How many lanes so many images are dealt to."""
+    return max(1, min(MOST_LANES, count // IMAGES_A_LANE))
+
+
+def _first(exact: Exact) -> int:
+    """Rounds without draws."""
+    return -(-exact.D // FIRST_SHARE)
+
+
+def _room(exact: Exact) -> int:
+    """Words that an image may add to a stack."""
+    return exact.config.height * exact.config.width + exact.D + 2
+
+
+class _Code(NamedTuple):
+    """What the images of a round take for z; rows of `eps` belong to those that drew it, of `numbers` to the others."""
+
+    z: NDArray[np.float32]
+    own: NDArray[np.bool_]
+    eps: NDArray[np.float32]
+    numbers: NDArray[np.int64]
+
+
+def push_images(exact: Exact, images: Tensor) -> Coders:
+    """Stacks of images [N, 1, H, W]."""
+    coders = Coders(lanes_of(len(images)))
+    for i, x in enumerate(images.split(len(coders))):
+        coders.reserve(_room(exact))
+        lanes = coders.first(len(x))
+        if exact.D == 0:
+            exact.push_pixels(lanes, x, exact.context(None, len(x)))
+            continue
+        code = _drawn(exact, lanes, x, i)
+        exact.push_pixels(lanes, x, exact.context(code.z, len(x)))
+        with lanes.part(code.own) as drawn, lanes.part(~code.own) as others:
+            drawn.push_normal(code.eps, GRID)
+            others.push_number(BOOK_BITS, code.numbers)
+        if i >= _first(exact):
+            start, frequency = np.where(code.own, [[0], [_USUAL]], [[_USUAL], [1]])
+            lanes.push(RARELY, start, frequency)
+    return coders
+
+
+def _drawn(exact: Exact, lanes: Coders, x: Tensor, i: int) -> _Code:
+    """The codes of images, drawn with what lies on their stacks where that can be."""
+    moments = exact.moments(x)
+    own: Any = np.zeros(len(x), bool)
+    z, eps = (np.empty((len(x), exact.D), np.float32) for _ in range(2))
+    if i >= _first(exact):
+        z = lanes.pop_normal(exact.D, GRID, moments)
+        eps = exact.prior_of(z)
+        own = (np.abs(eps) <= FARTHEST).all(1)
+        with lanes.part(~own) as others:
+            others.push_normal(z[~own], GRID, [m[~own] for m in moments])
+    numbers = np.empty(0, np.int64)
+    if not own.all():
+        numbers = likeliest(*exact.book, *(m[~own] for m in moments))
+        z[~own] = exact.book[0][numbers]
+    return _Code(z, own, eps[own], numbers)
+
+
+def pop_images(exact: Exact, coders: Coders, count: int) -> Tensor:
+    """The images that `push_images` was given; the coders end as they began, empty, unless something was damaged."""
+    rounds: list[Tensor] = []
+    for i in reversed(range(-(-count // len(coders)))):
+        coders.reserve(_room(exact))
+        lanes = coders.first(min(len(coders), count - i * len(coders)))
+        if exact.D == 0:
+            rounds.append(exact.pop_pixels(lanes, exact.context(None, len(lanes))))
+            continue
+        own: Any = np.zeros(len(lanes), bool)
+        if i >= _first(exact):
+            own = lanes.slots(RARELY) < _USUAL
+            start, frequency = np.where(own, [[0], [_USUAL]], [[_USUAL], [1]])
+            lanes.pop(RARELY, start, frequency)
+        z = np.empty((len(lanes), exact.D), np.float32)
+        with lanes.part(own) as drawn, lanes.part(~own) as others:
+            z[own] = exact.code_of(drawn.pop_normal(exact.D, GRID))
+            z[~own] = exact.listed(others.pop_number(BOOK_BITS))[0]
+        x = exact.pop_pixels(lanes, exact.context(z, len(z)))
+        rounds.append(x)
+        with lanes.part(own) as drawn:
+            drawn.push_normal(z[own], GRID, exact.moments(x[torch.from_numpy(own)]))
+    return torch.cat(rounds[::-1])
