@@ -107,9 +107,9 @@ def test_threads_that_cannot_start_leave_their_work_to_the_caller(no_threads):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def import_under(isa):
+def under(isa, *words):
     return subprocess.run(
-        [sys.executable, "-c", "from vlae_fast import native; print(native.isa())"],
+        [sys.executable, *words],
         env=os.environ | {"VLAE_FAST_ISA": isa},
         capture_output=True,
         text=True,
@@ -118,10 +118,19 @@ def import_under(isa):
 
 def test_the_environment_forces_an_instruction_set():
     for isa in native.usable_isas():
-        assert import_under(isa).stdout.strip() == isa
+        assert under(isa, "-c", "from vlae_fast import native; print(native.isa())").stdout.strip() == isa
 
 
-def test_an_unknown_instruction_set_is_a_clear_error():
-    result = import_under("quantum")
-    assert result.returncode != 0
-    assert f"one of {', '.join(native.usable_isas())} (what this processor runs) wanted, got 'quantum'" in result.stderr
+UNKNOWN = f"VLAE_FAST_ISA: one of {', '.join(native.usable_isas())} (what this processor runs) wanted, got 'quantum'"
+
+
+@pytest.mark.parametrize("words", ["-m vlae_fast info", "-m vlae_fast --help", "-m vlae_fast sample static-mnist"])
+def test_a_command_on_an_unknown_instruction_set_is_a_line(words):
+    result = under("quantum", *words.split())
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", f"vlae-fast: {UNKNOWN}\n")
+
+
+def test_an_unknown_instruction_set_is_a_clear_error_of_every_op():
+    result = under("quantum", "-c", "import torch, vlae_fast; vlae_fast.ops.exp(torch.ones(1))")
+    assert result.returncode == 1
+    assert result.stderr.endswith(f"RuntimeError: {UNKNOWN}\n")

@@ -8,15 +8,17 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Runs a command; returns the exit status: 1 where the packages of the extra `cli` are missing."""
+    """Runs a command; returns the exit status: 1 where the extra `cli` is missing, 2 for an unusable VLAE_FAST_ISA."""
     if "--version" in sys.argv[1:]:  # which needs none of them
         print(f"vlae-fast {__version__}")
         return 0
     try:
-        from vlae_fast import cli
-    except ModuleNotFoundError as error:
+        from vlae_fast import cli, native
+
+        native.isa()
+    except (ModuleNotFoundError, RuntimeError) as error:
         print(f"vlae-fast: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, ModuleNotFoundError) else 2
     return cli.main()
 
 

@@ -71,7 +71,10 @@ __all__ = [
 
 
 def isa() -> str:
-    """Name of the instruction set that the compiled bodies use here: avx512, avx2 or baseline."""
+    """Name of the instruction set that the compiled bodies use here: avx512, avx2 or baseline.
+
+    Raises RuntimeError, as every call of such a body then does, where VLAE_FAST_ISA names one that does not run here.
+    """
     return _native.isa()
 
 

@@ -22,8 +22,6 @@ void define(nb::module_& m, const char* name, void (*Kernels::*kernel)(A...)) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  vlae::kernels();  // an unusable VLAE_FAST_ISA is an ImportError, not a crash later
-
   m.def("isa", [] { return vlae::kernels().isa; });
   m.def("usable_isas", [] {
     std::vector<const char*> names;
