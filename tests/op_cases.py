@@ -72,6 +72,16 @@ def norm_arguments():
     return dict(v=torch.randn(5, 9), g=torch.randn(5), live=torch.tensor([0, 9, 3, 8, 1]))
 
 
+def norms_arguments():
+    shapes = [((4, 3, 3, 3), 0), ((5, 6), 1)]
+    v, g = ([torch.randn(shape if whole else shape[axis]) for shape, axis in shapes] for whole in (True, False))
+    return dict(v=v, g=g, axes=[axis for _, axis in shapes])
+
+
+def exp_arguments(N=7):
+    return dict(x=torch.randn(N))
+
+
 def dense_arguments(N=3, C=5, K=4):
     return dict(x=torch.randn(N, C), weight=torch.randn(K, C), bias=torch.randn(K), pre_elu=True)
 
@@ -106,6 +116,8 @@ CASES = {
     "made_forward": net_arguments,
     "made_inverse": partial(net_arguments, "y"),
     "weight_norm": norm_arguments,
+    "weight_norms": norms_arguments,
+    "exp": exp_arguments,
     "resnet": resnet_arguments,
     "dense": dense_arguments,
     "bernoulli_log_prob": bernoulli_arguments,
@@ -165,4 +177,4 @@ def mapped(value, function):
 
 
 def outputs(result):
-    return result if isinstance(result, tuple) else (result,)
+    return tuple(result) if isinstance(result, tuple | list) else (result,)

@@ -129,10 +129,14 @@ def test_many_layers_at_once_through_the_public_function():
     ("v", "g", "axes", "message"),
     [
         ([torch.ones(2, 3)], [torch.ones(2)], [], "v, g, axes: as many of each wanted, got 1, 1 and 0"),
-        ([torch.ones(2, 3)], [torch.ones(2)], [2], r"axes\[0\]: an axis of v\[0\] wanted, got 2"),
+        ([torch.ones(2, 3)], [torch.ones(2)], [2], r"axes\[0\]: a whole number in 0..1 wanted, got 2"),
+        ([torch.ones(2, 3)], [torch.ones(2)], ["0"], r"axes\[0\]: a whole number wanted, got '0'"),
+        ([torch.ones(2, 3).to_sparse()], [torch.ones(2)], [0], r"v\[0\]: a dense tensor wanted, got layout"),
+        (3, [torch.ones(2)], [0], "v: Sequence wanted, got int"),
+        ([torch.ones(2, 3)], torch.ones(1, 2), [0], "g: Sequence wanted, got Tensor"),
         ([torch.ones(2, 3)], [torch.ones(3)], [0], r"g\[0\]: shape \[2\] wanted, got \[3\]"),
     ],
 )
 def test_errors_of_many_layers_at_once(v, g, axes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ops.weight_norms(v, g, axes)

@@ -87,10 +87,19 @@ class Arguments:
         return checked
 
     def tensor(self, name: str, value: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """`value`, contiguous, once it is known to have the shape (that of its name) and the dtype of its name.
+        """`of_any_shape`, once it is known to have this shape (None: that of its name). Raises ValueError else."""
+        value = self.of_any_shape(name, value)
+        if shape is None:
+            self._check_shape(name, value.shape)
+        elif value.shape != shape:
+            raise ValueError(f"{name}: shape {list(shape)} wanted, got {list(value.shape)}")
+        return value
+
+    def of_any_shape(self, name: str, value: Tensor) -> Tensor:
+        """`value`, contiguous, once it is known to have the dtype of its name.
 
         Under torch.autocast half-precision values are widened, as for torch's own ops that want float32.
-        Raises TypeError (no tensor, wrong dtype), ValueError (wrong shape or device) or NotImplementedError (a tensor
+        Raises TypeError (no tensor, wrong dtype), ValueError (wrong device) or NotImplementedError (a tensor
         that a transform follows which compiled bodies know nothing of) that names the argument.
         """
         if not isinstance(value, Tensor):
@@ -115,10 +124,6 @@ class Arguments:
         if value.dtype != (dtype or self.dtype):
             mend = "; float64 runs under use_backend('reference')" if value.dtype == torch.float64 else ""
             raise TypeError(f"{name}: {dtype or self.dtype} wanted, got {value.dtype}{mend}")
-        if shape is None:
-            self._check_shape(name, value.shape)
-        elif value.shape != shape:
-            raise ValueError(f"{name}: shape {list(shape)} wanted, got {list(value.shape)}")
         return value.contiguous()
 
     def _check_shape(self, name: str, shape: torch.Size) -> None:

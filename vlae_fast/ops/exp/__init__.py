@@ -26,10 +26,9 @@ def exp(x: Tensor) -> Tensor:
         ValueError: A device without a body.
     """
     arguments = Arguments("exp")
-    shape = x.shape if isinstance(x, Tensor) else ()
-    flat = arguments.tensor("x", x.reshape(-1) if isinstance(x, Tensor) else x)
-    y: Tensor = reference.exp(flat) if arguments.reference else torch.ops.vlae_fast.exp(flat)
-    return y.view(shape)
+    x = arguments.of_any_shape("x", x)
+    y: Tensor = reference.exp(x) if arguments.reference else torch.ops.vlae_fast.exp(x.view(-1)).view(x.shape)
+    return y
 
 
 def _fake(x: Tensor) -> Tensor:

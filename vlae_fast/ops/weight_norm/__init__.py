@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlae_fast.checks import instance, whole
 from vlae_fast.ops import values
 from vlae_fast.ops.arguments import Arguments
 from vlae_fast.ops.operator import register
@@ -56,20 +57,20 @@ def weight_norms(v: Sequence[Tensor], g: Sequence[Tensor], axes: Sequence[int]) 
         Tensors of the shapes of v, differentiable in v and g.
 
     Raises:
-        TypeError: No tensor, or wrong dtype.
+        TypeError: No list, no tensor, no whole number, or wrong dtype.
         ValueError: Wrong shape, axis, number or device.
     """
+    for name, value in (("v", v), ("g", g), ("axes", axes)):
+        instance(name, value, Sequence)
     if not len(v) == len(g) == len(axes):
         raise ValueError(f"v, g, axes: as many of each wanted, got {len(v)}, {len(g)} and {len(axes)}")
     arguments = Arguments("weight_norm")
-    for i, axis in enumerate(axes):
-        if not isinstance(v[i], Tensor) or not 0 <= axis < v[i].dim():
-            raise ValueError(f"axes[{i}]: an axis of v[{i}] wanted, got {axis}")
-    v = [arguments.tensor(f"v[{i}]", t, t.shape) for i, t in enumerate(v)]
+    v = [arguments.of_any_shape(f"v[{i}]", t) for i, t in enumerate(v)]
+    axes = [whole(f"axes[{i}]", axis, 0, v[i].dim() - 1) for i, axis in enumerate(axes)]
     g = [arguments.tensor(f"g[{i}]", t, (v[i].shape[axes[i]],)) for i, t in enumerate(g)]
     if arguments.reference:
         return reference.weight_norms(v, g, axes)
-    w: list[Tensor] = torch.ops.vlae_fast.weight_norms(v, g, list(axes))
+    w: list[Tensor] = torch.ops.vlae_fast.weight_norms(v, g, axes)
     return w
 
 

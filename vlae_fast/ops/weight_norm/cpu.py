@@ -6,7 +6,7 @@ from torch import Tensor
 from vlae_fast import _native
 from vlae_fast.ops import values
 from vlae_fast.ops.arguments import addresses, operands
-from vlae_fast.ops.weight_norm.reference import from_rows, rows
+from vlae_fast.ops.weight_norm.rows import check, from_rows, rows
 
 __all__ = ["weight_norm", "weight_norm_backward", "weight_norms", "weight_norms_backward"]
 
@@ -36,9 +36,10 @@ _ALL_LIVE = 0
 
 def weight_norms(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
     """See `vlae_fast.reference.weight_norms`."""
+    check(v, g, axes, _CPU)
     threads, results = torch.get_num_threads(), []
     for directions, gains, axis in zip(v, g, axes, strict=True):
-        flat, R, n = _rows(directions, gains, axis)
+        flat, R, n = _rows(directions, axis)
         w = torch.empty_like(flat)
         _native.weight_norm(R, n, *addresses(flat, gains), _ALL_LIVE, threads, w.data_ptr())
         results.append(from_rows(w, directions, axis))
@@ -47,10 +48,11 @@ def weight_norms(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tens
 
 def weight_norms_backward(dw: list[Tensor], v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
     """Gradients [*dv, *dg] of `weight_norms`."""
+    check(v, g, axes, _CPU, dw)
     threads, dvs, dgs = torch.get_num_threads(), [], []
     for upstream, directions, gains, axis in zip(dw, v, g, axes, strict=True):
-        flat, R, n = _rows(directions, gains, axis)
-        up, _, _ = _rows(upstream, gains, axis)
+        flat, R, n = _rows(directions, axis)
+        up = rows(upstream, axis)
         dv, dg = torch.empty_like(flat), torch.empty_like(gains)
         _native.weight_norm_backward(R, n, *addresses(up, flat, gains), _ALL_LIVE, threads, *addresses(dv, dg))
         dvs.append(from_rows(dv, directions, axis))
@@ -58,15 +60,7 @@ def weight_norms_backward(dw: list[Tensor], v: list[Tensor], g: list[Tensor], ax
     return dvs + dgs
 
 
-def _rows(v: Tensor, g: Tensor, axis: int) -> tuple[Tensor, int, int]:
-    """v with its rows behind one another, their number and length, once the native code can read them and g."""
-    flat = rows(v, axis)
+def _rows(v: Tensor, axis: int) -> tuple[Tensor, int, int]:
+    """v with its rows behind one another, their number and length."""
     R = v.shape[axis]
-    for name, tensor in (("v", flat), ("g", g)):
-        if not (tensor.dtype == torch.float32 and tensor.device == _CPU and tensor.is_contiguous()):
-            raise ValueError(
-                f"{name}: a contiguous float32 tensor on the CPU wanted, got {tensor.dtype} {tensor.device}"
-            )
-    if g.shape != (R,):
-        raise ValueError(f"g: shape [{R}] wanted, got {list(g.shape)}")
-    return flat, R, flat.numel() // max(R, 1)
+    return rows(v, axis), R, v.numel() // max(R, 1)

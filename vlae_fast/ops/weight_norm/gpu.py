@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast.ops.arguments import operands
-from vlae_fast.ops.weight_norm.reference import from_rows, rows
+from vlae_fast.ops.weight_norm.rows import check, from_rows, rows
 
 __all__ = ["weight_norm", "weight_norm_backward", "weight_norms", "weight_norms_backward"]
 
@@ -41,6 +41,7 @@ def _live_rows(t: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 def weight_norms(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
     """See `vlae_fast.reference.weight_norms`."""
+    check(v, g, axes, None)
     results = []
     for directions, gains, axis in zip(v, g, axes, strict=True):
         flat, live = _live_rows(directions, axis)
@@ -50,6 +51,7 @@ def weight_norms(v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tens
 
 def weight_norms_backward(dw: list[Tensor], v: list[Tensor], g: list[Tensor], axes: list[int]) -> list[Tensor]:
     """Gradients [*dv, *dg] of `weight_norms`."""
+    check(v, g, axes, None, dw)
     dvs, dgs = [], []
     for upstream, directions, gains, axis in zip(dw, v, g, axes, strict=True):
         flat, live = _live_rows(directions, axis)

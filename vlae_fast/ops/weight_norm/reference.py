@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["from_rows", "rows", "weight_norm", "weight_norms"]
+__all__ = ["weight_norm", "weight_norms"]
 
 
 def weight_norm(v: Tensor, g: Tensor, live: Tensor) -> Tensor:
@@ -27,13 +27,3 @@ def weight_norms(v: Sequence[Tensor], g: Sequence[Tensor], axes: Sequence[int]) 
         norm = torch.linalg.vector_norm(directions, dim=others, keepdim=True) if others else directions.abs()
         normalised.append(gains.view_as(norm) * (norm >= 1e-8) * directions / norm.clamp_min(1e-8))
     return normalised
-
-
-def rows(t: Tensor, axis: int) -> Tensor:
-    """With the axis in front, contiguous: what one of its indices holds is a row."""
-    return t if axis == 0 else t.transpose(0, axis).contiguous()
-
-
-def from_rows(flat: Tensor, like: Tensor, axis: int) -> Tensor:
-    """The inverse of `rows`; a shape of rows will do."""
-    return flat.view_as(like) if axis == 0 else flat.view(like.transpose(0, axis).shape).transpose(0, axis).contiguous()
