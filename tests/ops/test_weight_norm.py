@@ -111,6 +111,11 @@ def test_many_layers_at_once_equal_the_reference(body):
         assert_close(actual, wanted, "gradient")
 
 
+def test_no_layer_at_all():
+    for call in (ops.weight_norms, torch.compile(ops.weight_norms, fullgraph=True, backend="aot_eager")):
+        assert call([], [], []) == []
+
+
 def test_many_layers_at_once_through_the_public_function():
     v = [torch.randn(3, 4, requires_grad=True), torch.randn(2, 5, 3, 3, requires_grad=True)]
     g = [torch.randn(3, requires_grad=True), torch.randn(5, requires_grad=True)]
