@@ -7,9 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from vlae_fast import VLAE, Dataset, PixelCNNSpec, TrainConfig, Trainer, VLAEConfig, evaluate, load, ops, plots
+from vlae_fast import (
+    VLAE,
+    Dataset,
+    MADESpec,
+    PixelCNNSpec,
+    TrainConfig,
+    Trainer,
+    VLAEConfig,
+    evaluate,
+    load,
+    ops,
+    plots,
+    use_backend,
+)
 from vlae_fast.checks import NonFiniteError
-from vlae_fast.data import MissingDataError
+from vlae_fast.data import MissingDataError, Split
+from vlae_fast.ops import MADELayer
 
 CONFIG = dataclasses.replace(VLAEConfig.preset("tiny"), height=5, width=7)
 NAN = float("nan")
@@ -26,6 +40,14 @@ def dataset():
 def model():
     torch.manual_seed(0)
     return VLAE(CONFIG)
+
+
+def codeless():
+    return VLAE(dataclasses.replace(CONFIG, conditioning="none"))
+
+
+def figures():
+    return evaluate(model(), dataset().test, samples=1)
 
 
 def given(n=2):
@@ -115,12 +137,92 @@ REFUSED = {
     "a picture of no columns": (lambda: plots.image_grid(images(), 0, "g.png"), "columns: a whole number in 1.."),
     "a picture of no image": (lambda: plots.image_grid(images(0), 2, "g.png"), "images: shape [N, 1, H, W], none"),
     "a picture of rows": (lambda: plots.image_grid(images()[:, 0], 2, "g.png"), "images: shape [N, 1, H, W], none"),
-    "a picture of an array": (lambda: plots.image_grid(images().numpy(), 2, "g.png"), "images: Tensor wanted, got nd"),
+    "a picture of an array": (
+        lambda: plots.image_grid(images().numpy(), 2, "g.png"),
+        "images: a tensor wanted, got nd",
+    ),
     "a picture of grey 0..255": (lambda: plots.image_grid(images() * 255, 2, "g.png"), "images: values in 0..1 wanted"),
     "a picture of NaN": (lambda: plots.image_grid(images() * NAN, 2, "g.png"), "images: values in 0..1 wanted"),
     "too large a picture": (lambda: plots.image_grid(images(), 10**9, "g.png"), "images: 20 of them make a picture of"),
     "pairs of others": (lambda: plots.pairs(images(), images(2), "p.png"), "right: shape [20, 1, 5, 7], that of left"),
     "curves of nothing": (lambda: plots.curves([], "c.png"), "rows: one or more lines of a metrics.jsonl"),
+    "no preset": (lambda: VLAEConfig.preset(["tiny"]), "preset: one of paper, tiny wanted, got ['tiny']"),
+    "no backend": (lambda: use_backend(np.ones(2)), "backend: one of auto, reference wanted, got array([1., 1.])"),
+    "no mask": (
+        lambda: ops.masked_conv3x3(*[images()] * 3, mask=images()),
+        "mask: one of A, B wanted, got tensor([[[[",
+    ),
+    "a flag of lines": (
+        lambda: ops.dense(*[images()] * 3, pre_elu="a\nb"),
+        "pre_elu: true or false wanted, got 'a\\nb'",
+    ),
+    "no order": (
+        lambda: Dataset.from_tensors(images(), order=np.ones(2)),
+        "order: one of shuffled, file wanted, got ar",
+    ),
+    "no quiet": (
+        lambda: Trainer(CONFIG, TrainConfig(), dataset(), "r", quiet="no"),
+        "quiet: true or false wanted, got",
+    ),
+    "a device of 2**64": (lambda: Trainer(CONFIG, TrainConfig(), dataset(), "r", device=2**64), "device: auto, cpu or"),
+    "channels without values": (
+        lambda: VLAEConfig(encoder_channels=torch.ones(2, device="meta")),
+        "encoder_channels: whole numbers wanted, got tensor(",
+    ),
+    "a name beyond all file systems": (lambda: load("y" * 300), "name: a path of at most 4095 bytes, 255 a name, want"),
+    "a path beyond them": (lambda: VLAE.from_pretrained("y/" * 3000), "name_or_folder: a path of at most 4095 bytes,"),
+    "a name of no encoding": (lambda: model().save_pretrained("\ud800"), "folder: a path of at most 4095 bytes, 255 a"),
+    "data in no folder": (lambda: load("own.npy", 3), "data_dir: a path wanted, got 3"),
+    "a data set of tensors": (lambda: Dataset("d", images(), images(), images()), "train: Split wanted, got Tensor"),
+    "a split of a tensor": (lambda: Split(images(), 5, 7, False), "pixels: ndarray wanted, got Tensor"),
+    "a split of images": (
+        lambda: Split(images().numpy(), 5, 7, True),
+        "pixels: uint8, float16 or float32 [n, 35] want",
+    ),
+    "a split of bytes as bits": (
+        lambda: Split(np.zeros((3, 35), np.uint8), 5, 7, False),
+        "pixels: uint8 [n, 5] wanted",
+    ),
+    "a split of no kind": (lambda: Split(np.zeros((3, 5), np.uint8), 5, 7, None), "dynamic: true or false wanted, got"),
+    "images of names": (
+        lambda: dataset().train.take("ab"),
+        "indices: a row of whole numbers or a slice wanted, got 'a",
+    ),
+    "drawn by no tensor": (lambda: grey().binary(slice(2), None), "uniforms: Tensor wanted, got NoneType"),
+    "drawn by others": (lambda: grey().binary(slice(2), images(1)), "uniforms: shape [2, 1, 5, 7] wanted, got [1, 1"),
+    "less than no evaluation": (lambda: figures().minus(3), "other: Evaluation wanted, got int"),
+    "a picture of sparse images": (lambda: plots.image_grid(images().to_sparse(), 2, "g.png"), f"images: {DENSE}"),
+    "a complex picture": (
+        lambda: plots.image_grid(images() * 1j, 2, "g.png"),
+        "images: real numbers wanted, got torch.c",
+    ),
+    "curves of a number": (lambda: plots.curves(3, "c.png"), "rows: list wanted, got int"),
+    "curves of numbers": (lambda: plots.curves([3], "c.png"), "rows[0]: dict wanted, got int"),
+    "curves of other rows": (
+        lambda: plots.curves([{"epoch": 1}], "c.png"),
+        "rows[0]['train_negative_elbo_nats']: a num",
+    ),
+    "layers of a number": (lambda: MADESpec(3), "layers: a tuple or list wanted, got 3"),
+    "layers of numbers": (lambda: MADESpec((3,)), "layers: MADELayer wanted, got int"),
+    "a flag of a layer": (
+        lambda: MADESpec((MADELayer(4, context="no"),)),
+        "layers[0].context: true or false wanted, got",
+    ),
+    "numbers of a number": (lambda: MADESpec((MADELayer(4),), numbers=3), "numbers: a tuple or list wanted, got 3"),
+    "no activation": (
+        lambda: MADESpec((MADELayer(4),), []),
+        "activation: one of identity, relu, tanh, elu, sigmoid, s",
+    ),
+    "no widths": (lambda: MADESpec.feed_forward(2, 3), "hidden: a tuple or list wanted, got 3"),
+    "no variables": (lambda: MADESpec.feed_forward("2", [3]), "D: a whole number wanted, got '2'"),
+    "columns of no layer": (
+        lambda: MADESpec((MADELayer(4),)).columns(1, 2),
+        "layer: a whole number in 0..0 wanted, got 1",
+    ),
+    "sizes of no D": (lambda: MADESpec((MADELayer(4),)).sizes([2]), "D: a whole number wanted, got [2]"),
+    "starts of no field": (lambda: MADESpec((MADELayer(4),)).starts(3), "field: one of context, gated wanted, got 3"),
+    "noise without a code": (lambda: codeless().elbo(images(2), noise=3), "noise: a tensor wanted, got int"),
+    "seed without a code": (lambda: codeless().log_likelihood(images(2), seed="0"), "seed: a whole number wanted, got"),
     "sparse images": (lambda: model()(images().to_sparse()), f"images: {DENSE}"),
     "sparse pixels": (lambda: model().sample(2, given=given().to_sparse()), f"given: {DENSE}"),
     "sparse codes": (lambda: model().decode(torch.ones(2, 8).to_sparse()), f"z: {DENSE}"),
@@ -172,7 +274,7 @@ def test_weights_that_are_nan_give_no_figures(call, part):
 
 
 def test_a_model_without_code_that_is_nan_gives_no_figures():
-    spoilt = VLAE(dataclasses.replace(CONFIG, conditioning="none"))
+    spoilt = codeless()
     with torch.no_grad():
         next(spoilt.parameters()).fill_(NAN)
     with pytest.raises(NonFiniteError, match="what the model gives: finite values wanted, got NaN"):

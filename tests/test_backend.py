@@ -50,7 +50,7 @@ def test_backward_runs_on_the_body_of_the_forward():
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend: 'auto' or 'reference' wanted, got 'fast'"):
+    with pytest.raises(ValueError, match="backend: one of auto, reference wanted, got 'fast'"):
         use_backend("fast")
 
 

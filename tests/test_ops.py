@@ -123,7 +123,7 @@ BAD = [
     ("masked_conv3x3", "bias", lambda b: b[:2], ValueError, r"bias: shape \[K=4\] wanted, got \[2\]"),
     ("masked_conv3x3", "gain", lambda b: b.to("meta"), ValueError, "gain: device cpu .that of x. wanted, got meta"),
     ("masked_conv3x3", "residual", lambda r: r[:1], ValueError, r"residual: shape \[N=2, K=4, H=5, W=6\] wanted"),
-    ("masked_conv3x3", "mask", lambda m: "C", ValueError, "mask: 'A' or 'B' wanted, got 'C'"),
+    ("masked_conv3x3", "mask", lambda m: "C", ValueError, "mask: one of A, B wanted, got 'C'"),
     ("pixelcnn_logits", "x", lambda x: x.expand(-1, 2, -1, -1), ValueError, r"x: shape \[N, 1, H, W\] wanted"),
     ("pixelcnn_logits", "context", lambda c: None, ValueError, r"context: \[N, K=2, H, W\] wanted"),
     ("pixelcnn_logits", "params", lambda p: tuple(p), TypeError, "params: PixelCNNParams wanted, got tuple"),

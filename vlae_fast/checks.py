@@ -4,10 +4,13 @@ import math
 import operator
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["NonFiniteError", "function", "instance", "path", "real", "shown", "whole"]
+import numpy as np
+
+__all__ = ["NonFiniteError", "choice", "flag", "function", "instance", "path", "real", "shown", "whole"]
 
 T = TypeVar("T")
 
@@ -40,17 +43,42 @@ def function(name: str, value: Any) -> None:
         raise TypeError(f"{name}: a function wanted, got {shown(value)}")
 
 
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value`, which must be one of these texts. Raises ValueError that names the argument."""
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name}: one of {', '.join(choices)} wanted, got {shown(value)}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool: true or false of Python or numpy. Raises TypeError that names the argument."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: true or false wanted, got {shown(value)}")
+    return bool(value)
+
+
 def path(name: str, value: Any) -> Path:
     """`value`, a text or a path, as a path; ~ is a home folder. Raises TypeError or ValueError that names the argument.
 
-    An empty text is refused: the variable that it came from was never set, and the current folder is not meant.
+    An empty text is refused: the variable that it came from was never set, and the current folder is not meant. So is
+    what no file can be called.
     """
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):
         raise TypeError(f"{name}: a path wanted, got {shown(value)}")
     if not text or "\0" in text:
         raise ValueError(f"{name}: a path, not empty and without NUL, wanted, got {shown(text)}")
+    if not _fits_a_file(text):
+        raise ValueError(f"{name}: a path of at most 4095 bytes, 255 a name, wanted, got {shown(text)}")
     return Path(os.path.expanduser(text))
+
+
+def _fits_a_file(text: str) -> bool:
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return len(encoded) <= 4095 and max(map(len, encoded.split(b"/"))) <= 255
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = 2**64 - 1) -> int:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import numpy as np
-
-from vlae_fast.checks import real, shown, whole
+from vlae_fast.checks import choice, flag, real, shown, whole
 
 try:  # flags are made from these classes where the extra `cli` is installed
     from tyro.conf import Suppress
@@ -43,11 +41,11 @@ def _plain(name: str, value: Any, hint: Any, bounds: Any) -> Any:
     if hint is float:
         return _in_range(name, real(name, value), *bounds)
     if hint is bool:
-        return _flag(name, value)
+        return flag(name, value)
     if hint is str:
         return _text(name, value)
     if get_origin(hint) is Literal:
-        return _choice(name, value, get_args(hint))
+        return choice(name, value, get_args(hint))
     if get_origin(hint) is UnionType:  # X | None
         return None if value is None else _plain(name, value, get_args(hint)[0], bounds)
     if get_origin(hint) is tuple:
@@ -63,12 +61,6 @@ def _in_range(name: str, value: float, least: float, most: float) -> float:
     return value
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: true or false wanted, got {shown(value)}")
-    return bool(value)
-
-
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: a text wanted, got {shown(value)}")
@@ -77,14 +69,11 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if not (isinstance(value, str) and value in choices):
-        raise ValueError(f"{name}: one of {', '.join(choices)} wanted, got {shown(value)}")
-    return str(value)
-
-
 def _wholes(name: str, value: Any, least: int, most: int) -> tuple[int, ...]:
-    values = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
+    try:
+        values = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
+    except RuntimeError:  # a tensor without values in a row
+        values = None
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(f"{name}: whole numbers wanted, got {shown(value)}")
     if len(values) > MOST_BLOCKS:
@@ -207,7 +196,7 @@ class VLAEConfig:
             raise ValueError(f"encoder_channels: 1 to 16 numbers wanted, got {len(self.encoder_channels)}")
         self._check_tensors()
         if self.conditioning != "latent":
-            _choice("decoder", self.decoder, ("pixelcnn",))  # nothing else is left where there is no latent code
+            choice("decoder", self.decoder, ("pixelcnn",))  # nothing else is left where there is no latent code
         self.wiring.stages(self.pixelcnn_layers, self.pointwise_blocks)
 
     def _check_tensors(self) -> None:
@@ -231,9 +220,7 @@ class VLAEConfig:
     @staticmethod
     def preset(name: str) -> "VLAEConfig":
         """A named configuration: "paper", or "tiny" for tests. Raises ValueError for another name."""
-        if name not in _PRESETS:
-            raise ValueError(f"preset: one of {', '.join(_PRESETS)} wanted, got {name!r}")
-        return _PRESETS[name]
+        return _PRESETS[choice("preset", name, tuple(_PRESETS))]
 
 
 _PRESETS = {

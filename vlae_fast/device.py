@@ -5,6 +5,7 @@ import sys
 import torch
 
 from vlae_fast import ops
+from vlae_fast.checks import shown
 from vlae_fast.params import MADEFlowParams
 
 __all__ = ["pick"]
@@ -15,7 +16,7 @@ def pick(name: str | torch.device) -> torch.device:
 
     Raises ValueError for another name, and for a GPU that is not there or on which the ops do not run.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
         try:
@@ -26,10 +27,10 @@ def pick(name: str | torch.device) -> torch.device:
         return torch.device("cuda")
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: auto, cpu or cuda[:i] wanted, got {str(name)!r}")
+        raise ValueError(f"device: auto, cpu or cuda[:i] wanted, got {shown(name)}")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:

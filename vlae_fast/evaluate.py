@@ -88,9 +88,9 @@ class Evaluation:
     def minus(self, other: "Evaluation") -> Mean:
         """Paired difference of the NLL in nats: below 0 where this model is the better one.
 
-        Raises ValueError where the evaluations are not of the same number of images, samples and seed.
+        Raises TypeError for no evaluation, ValueError for one of another number of images, samples or seed.
         """
-        mine, theirs = ((e.images, e.samples, e.seed) for e in (self, other))
+        mine, theirs = ((e.images, e.samples, e.seed) for e in (self, instance("other", other, Evaluation)))
         if mine != theirs:
             raise ValueError(f"other: images, samples and seed {mine} wanted, got {theirs}")
         return Mean.of(self.image_nll_nats - other.image_nll_nats)

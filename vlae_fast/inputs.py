@@ -9,7 +9,15 @@ from vlae_fast.config import VLAEConfig
 from vlae_fast.ops import values
 from vlae_fast.ops.backend import reference_chosen
 
-__all__ = ["check_codes", "check_given", "check_has_values", "check_images", "check_parameter", "check_result"]
+__all__ = [
+    "check_codes",
+    "check_dense",
+    "check_given",
+    "check_has_values",
+    "check_images",
+    "check_parameter",
+    "check_result",
+]
 
 
 def check_has_values(parameter: Tensor) -> None:
@@ -28,7 +36,8 @@ def check_parameter(parameter: Tensor) -> None:
         )
 
 
-def _check_tensor(name: str, value: Any) -> None:
+def check_dense(name: str, value: Any) -> None:
+    """Raises TypeError for what is no dense tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: a tensor wanted, got {type(value).__name__}")
     if value.is_nested or value.layout != torch.strided:
@@ -45,7 +54,7 @@ def check_result(*results: Tensor) -> None:
 def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
     """Images are [N, 1, H, W] of 0 and 1, of the dtype and on the device of `like`; TypeError or ValueError else."""
     H, W = config.height, config.width
-    _check_tensor("images", images)
+    check_dense("images", images)
     if images.dtype != like.dtype:
         raise TypeError(f"images: {like.dtype} wanted, got {images.dtype}")
     if images.device != like.device:
@@ -57,7 +66,7 @@ def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
 
 def check_given(given: Any, n: int | None, like: Tensor, config: VLAEConfig) -> None:
     """Pixels to keep are int8 [n, H, W] of -1, 0 and 1, any n if it is None; TypeError or ValueError else."""
-    _check_tensor("given", given)
+    check_dense("given", given)
     shape = [*(given.shape[:1] if n is None else [n]), config.height, config.width]
     if given.dtype != torch.int8 or list(given.shape) != shape:
         wanted = f"torch.int8 [{'N' if n is None else n}, {config.height}, {config.width}]"
@@ -72,7 +81,7 @@ def check_codes(name: str, z: Any, n: int | None, like: Tensor, config: VLAEConf
 
     TypeError or ValueError else.
     """
-    _check_tensor(name, z)
+    check_dense(name, z)
     shape = [*(z.shape[:1] if n is None else [n]), config.latent_size]
     if (z.dtype, list(z.shape), z.device) != (like.dtype, shape, like.device):
         wanted = f"{like.dtype} [{'N' if n is None else n}, {config.latent_size}] {like.device}"

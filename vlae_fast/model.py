@@ -94,14 +94,14 @@ class VLAE(nn.Module):
         noise [N, D] standard normal; drawn by torch if None. Without a code the KL is 0 and the bound exact.
         """
         images = self._checked(images)
+        if noise is not None:
+            check_codes("noise", noise, images.shape[0], images, self.config)
         if self.encoder is None:
             nothing = images.new_zeros(images.shape[0], 1)
             return Bound(self._log_prob_given(images, None), nothing[:, 0], nothing)
         moments = self.encoder(images)
         if noise is None:
             noise = torch.randn_like(moments[0], dtype=images.dtype)  # autocast makes the moments less precise
-        else:
-            check_codes("noise", noise, images.shape[0], images, self.config)
         return self._bound(images, moments, noise)
 
     def _bound(self, images: Tensor, moments: Sequence[Any], noise: Tensor) -> Bound:
@@ -145,11 +145,12 @@ class VLAE(nn.Module):
         (seed, first + i, k) alone.
         """
         images = self._checked(images)
-        samples, first = whole("samples", samples, 1, 2**31), whole("first", first)
+        samples, seed, first = whole("samples", samples, 1, 2**31), whole("seed", seed), whole("first", first)
         function("report", report)
         if self.encoder is None:  # exact: every sample is the same
             exact = self._log_prob_given(images, None).double()[:, None].expand(-1, samples)
             check_result(exact)
+            report(len(images), len(images))
             return exact, torch.zeros_like(exact)
         D = self.config.latent_size
         reconstruction, kl = (images.new_empty(len(images), samples, dtype=torch.float64) for _ in range(2))

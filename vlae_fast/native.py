@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vlae_fast import _native
+from vlae_fast.checks import choice
 from vlae_fast.ops.bernoulli.cpu import bernoulli_log_prob, bernoulli_log_prob_backward
 from vlae_fast.ops.dense.cpu import dense, dense_backward
 from vlae_fast.ops.exp.cpu import exp
@@ -87,9 +88,7 @@ def usable_isas() -> list[str]:
 def use_isa(name: str) -> Iterator[None]:
     """Within it the compiled bodies use another of `usable_isas`, in every thread: to compare and to test them."""
     names, before = usable_isas(), isa()
-    if name not in names:
-        raise ValueError(f"name: one of {', '.join(names)} (what this processor runs) wanted, got {name!r}")
-    _native.use_isa(names.index(name))
+    _native.use_isa(names.index(choice("name", name, names)))
     try:
         yield
     finally:

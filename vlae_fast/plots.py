@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vlae_fast import checkpoint
-from vlae_fast.checks import instance, shown, whole
+from vlae_fast.checks import instance, real, shown, whole
 from vlae_fast.extra import cli_extra
+from vlae_fast.inputs import check_dense
 
 with cli_extra():
     from matplotlib.figure import Figure
@@ -27,15 +28,23 @@ MAX_PIXELS = 2**28
 
 def _check(name: str, images: Any) -> tuple[int, int, int]:
     """N, H and W of images. Raises TypeError or ValueError that names the argument."""
-    if instance(name, images, Tensor).dim() != 4 or images.shape[1] != 1 or 0 in images.shape:
+    check_dense(name, images)
+    if images.dim() != 4 or images.shape[1] != 1 or 0 in images.shape:
         raise ValueError(f"{name}: shape [N, 1, H, W], none of them 0, wanted, got {list(images.shape)}")
+    if images.is_complex() or images.is_quantized:
+        raise TypeError(f"{name}: real numbers wanted, got {images.dtype}")
     if images.is_meta or not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError(f"{name}: values in 0..1 wanted, got {shown(images)}")
     return images.shape[0], images.shape[2], images.shape[3]
 
 
 def grid_of(n: int, height: int, width: int, columns: int) -> tuple[int, int]:
-    """Rows of the grid of n images, and how much each is enlarged. Raises ValueError for one of too many pixels."""
+    """Rows of the grid of n images, and how much each is enlarged.
+
+    Raises TypeError or ValueError for what is no such number, ValueError for a picture of too many pixels.
+    """
+    sizes = {"n": n, "height": height, "width": width, "columns": columns}
+    n, height, width, columns = (whole(name, size, 1) for name, size in sizes.items())
     zoom, rows = min(3, max(1, 84 // max(height, width))), -(-n // columns)
     pixels = rows * (height + 1) * columns * (width + 1) * zoom**2
     if pixels > MAX_PIXELS:
@@ -75,8 +84,15 @@ def pairs(left: Tensor, right: Tensor, path: str | Path, columns: int = 6) -> No
 def curves(rows: Sequence[Row], path: str | Path) -> None:
     """Writes the bound and the KL in nats over the epochs, from the rows of a `metrics.jsonl`.
 
-    Raises ValueError where there are none.
+    Raises TypeError or ValueError where there are none, or their numbers are missing.
     """
+    wanted = (
+        "epoch",
+        *(f"{split}_{what}" for split in ("train", "valid") for what in ("negative_elbo_nats", "kl_nats")),
+    )
+    for i, row in enumerate(instance("rows", rows, list)):
+        for name in wanted:
+            real(f"rows[{i}][{name!r}]", instance(f"rows[{i}]", row, dict).get(name))
     if not rows:
         raise ValueError("rows: one or more lines of a metrics.jsonl wanted, got none")
     figure = Figure(figsize=(10, 4), layout="constrained")

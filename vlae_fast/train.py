@@ -16,7 +16,7 @@ from torch import Tensor
 from vlae_fast import latent, noise, plots
 from vlae_fast.batches import Batch, Batches
 from vlae_fast.checkpoint import CheckpointError
-from vlae_fast.checks import NonFiniteError, instance, path, real
+from vlae_fast.checks import NonFiniteError, flag, instance, path, real
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.console import Bar, stop_on_signal
 from vlae_fast.data import Dataset
@@ -79,7 +79,7 @@ class Trainer:
             raise ValueError(f"model: height, width {sizes[1]}, those of {dataset.name}, wanted, got {sizes[0]}")
         self.device = pick(device)
         """Where the model and its optimiser are; noise and initial weights are made on the CPU, the same for all."""
-        self.quiet = quiet or not world.first
+        self.quiet = flag("quiet", quiet) or not world.first
         """Show no bar and no figures."""
         both = config.train_on == "train+validation"
         self.split = dataset.train.joined(dataset.valid) if both else dataset.train

@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         status = _status(sys.argv[1:] if argv is None else argv)
     try:
         sys.stdout.flush()
-    except OSError:
-        _drop_output()
-        status = status or 1
+    except OSError as error:
+        unheard = _unheard(error)
+        status = status or unheard
     return status
 
 
@@ -65,15 +65,23 @@ def _status(argv: list[str]) -> int:
         return status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # nobody reads on
-        _drop_output()
-        return 130
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            return _unheard(error)
         _complain(error)
         return 2
     except (DivergedError, LostError, UnsavedError) as error:
         _complain(error)
         return 1
+
+
+def _unheard(error: OSError) -> int:
+    """The exit status where standard output takes no more: nobody reads on, or its disk is full."""
+    gone = isinstance(error, BrokenPipeError)
+    if not gone:
+        _complain(f"standard output: cannot be written ({error.strerror or error})")
+    _drop_output()
+    return 130 if gone else 1
 
 
 def _complain(error: Exception | str) -> None:

@@ -39,9 +39,14 @@ class Options:
             yield world
 
     def say(self, line: str) -> None:
-        """Prints what is no result."""
-        if not self.quiet:
-            print(line, flush=True)
+        """Prints what is no result: the work can do without where the disk behind a log is full."""
+        try:
+            if not self.quiet:
+                print(line, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
 
     def bar(self, total: int | None = None) -> Any:
         """A progress bar that counts images, for what takes more than a second."""

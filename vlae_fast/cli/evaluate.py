@@ -63,19 +63,19 @@ class Evaluate(ModelOptions):
         result = self._evaluate(model, self.run, dataset, world)
         content = {"run": str(self.run), "data": dataset.name, "split": self.split, **result.to_dict()}
 
-        def show(text: str) -> None:
-            if world.first:
-                print(text, flush=True)  # --json may be /dev/stdout
-
-        show(f"data                    {dataset.name}, {self.split}\n{result}")
+        text = f"data                    {dataset.name}, {self.split}\n{result}"
         if other is not None and self.against is not None:
             against = self._evaluate(other, self.against, dataset, world)
             difference = result.minus(against)
-            show(f"\nagainst {self.against}\n{against}\n\nNLL less that of against {difference} nats, paired")
+            text += f"\n\nagainst {self.against}\n{against}\n\nNLL less that of against {difference} nats, paired"
             content["against"] = {"run": str(self.against), **against.to_dict()}
             content["nll_less_against_nats"] = dataclasses.asdict(difference)
-        if self.json is not None and world.first:
-            checkpoint.write_json(self.json, content)
+        if world.first:
+            try:
+                if self.json is not None:  # before anything is printed: whoever reads that may have gone
+                    checkpoint.write_json(self.json, content)
+            finally:
+                print(text, flush=True)
         return 0
 
     def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset, world: World) -> Evaluation:

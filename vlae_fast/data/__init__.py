@@ -66,6 +66,7 @@ def load(
         raise DataError(str(error)) from None
     name = os.fspath(name)  # ./omniglot is a folder
     image_size = None if image_size is None else _size(image_size)
+    data_dir = None if data_dir is None else checks.path("data_dir", data_dir)
     if name in NAMES:
         found = _digits() if name == "digits" else load_published(name, data_dir)
         size = found.train.height, found.train.width

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +45,11 @@ class Dataset:
     """What the numbers in its files were taken for."""
     held_out: str = ""
     """How validation and test images were chosen, where the files do not say it."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            kind = Split if field.name in PARTS else str
+            checks.instance(field.name, getattr(self, field.name), kind)
 
     @classmethod
     def from_tensors(
@@ -104,7 +109,10 @@ def _array(part: str, images: Any) -> Array:
         if images.is_nested or images.layout != torch.strided or images.is_meta:
             got = "a nested one" if images.is_nested else f"{images.layout} on {images.device}"
             raise TypeError(f"{part}: a dense tensor with values wanted, got {got}")
-        images = (images.float() if images.dtype == torch.bfloat16 else images).numpy(force=True)
+        try:
+            images = (images.float() if images.dtype == torch.bfloat16 else images).numpy(force=True)
+        except TypeError:
+            raise TypeError(f"{part}: numbers that numpy knows wanted, got {images.dtype}") from None
     if not isinstance(images, np.ndarray) or isinstance(images, np.ma.MaskedArray):
         raise TypeError(f"{part}: a tensor or array wanted, got {type(images).__name__}")
     return images
@@ -116,8 +124,7 @@ def own_dataset(name: str, path: Path, parts: Mapping[str, Array], size: ImageSi
     Each part that is held out is a tenth of "train", at least one image. Raises DataError, naming `path`, and
     ValueError for another order.
     """
-    if order not in get_args(Order):
-        raise ValueError(f"order: one of {', '.join(get_args(Order))} wanted, got {order!r}")
+    checks.choice("order", order, get_args(Order))
     there = [part for part in PARTS if part in parts]
     packed, values = make_splits(path, [parts[part] for part in there], size)
     splits = dict(zip(there, packed, strict=True))

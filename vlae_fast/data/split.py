@@ -10,7 +10,7 @@ import torch.utils.data
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast.checks import instance, whole
+from vlae_fast.checks import flag, instance, shown, whole
 from vlae_fast.noise import BINARIZATION, normals_and_uniforms
 
 __all__ = ["FIXED_DRAW_SEED", "Split"]
@@ -39,6 +39,15 @@ class Split(torch.utils.data.Dataset[Tensor]):
     dynamic: bool
     """Values are probabilities of ink, to be drawn; False: binary as they are."""
 
+    def __post_init__(self) -> None:
+        pixels = instance("pixels", self.pixels, np.ndarray)
+        size = whole("height", self.height, 1) * whole("width", self.width, 1)
+        kinds, columns = (
+            ("uint8, float16 or float32", size) if flag("dynamic", self.dynamic) else ("uint8", -(-size // 8))
+        )
+        if pixels.dtype.name not in kinds or pixels.ndim != 2 or pixels.shape[1] != columns:
+            raise ValueError(f"pixels: {kinds} [n, {columns}] wanted, got {pixels.dtype} {list(pixels.shape)}")
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -50,7 +59,7 @@ class Split(torch.utils.data.Dataset[Tensor]):
 
     def probabilities(self, indices: NDArray[np.int64] | slice) -> Tensor:
         """Probabilities of ink of these images, float32 [n, 1, H, W] in [0, 1]."""
-        rows = self.pixels[indices]
+        rows = self._rows(indices)
         if not self.dynamic:
             rows = np.unpackbits(rows, axis=1, count=self.height * self.width)
         white = 255 if self.dynamic and rows.dtype == np.uint8 else 1
@@ -62,8 +71,8 @@ class Split(torch.utils.data.Dataset[Tensor]):
         Raises ValueError where `uniforms` has another shape.
         """
         probabilities = self.probabilities(indices)
-        if uniforms.shape != probabilities.shape:
-            raise ValueError(f"uniforms: shape {tuple(uniforms.shape)}, {tuple(probabilities.shape)} wanted")
+        if instance("uniforms", uniforms, Tensor).shape != probabilities.shape:
+            raise ValueError(f"uniforms: shape {list(probabilities.shape)} wanted, got {list(uniforms.shape)}")
         return (uniforms < probabilities.to(uniforms.device)).float()
 
     def fixed(self, first: int = 0, count: int | None = None) -> Tensor:
@@ -101,7 +110,16 @@ class Split(torch.utils.data.Dataset[Tensor]):
 
     def take(self, indices: NDArray[np.int64] | slice) -> "Split":
         """These of its images, in this order."""
-        return replace(self, pixels=self.pixels[indices])
+        return replace(self, pixels=self._rows(indices))
+
+    def _rows(self, indices: NDArray[np.int64] | slice) -> Array:
+        """Their rows. Raises TypeError that names the argument, or numpy's IndexError."""
+        if not isinstance(indices, slice):
+            chosen = np.asarray(indices) if isinstance(indices, (np.ndarray, list)) else np.zeros(())
+            if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iub"):
+                raise TypeError(f"indices: a row of whole numbers or a slice wanted, got {shown(indices)}")
+            indices = chosen if chosen.size else slice(0)
+        return self.pixels[indices]
 
     def joined(self, other: "Split") -> "Split":
         """These images and those of another split of the same data set. Raises TypeError or ValueError for another."""

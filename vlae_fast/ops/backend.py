@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeVar
 
 from torch.overrides import TorchFunctionMode
 
+from vlae_fast.checks import choice
+
 __all__ = ["reference_chosen", "use_backend"]
 
 T = TypeVar("T")
@@ -35,9 +37,7 @@ class use_backend:  # noqa: N801 - a context manager is used like a function
     """
 
     def __init__(self, backend: Literal["auto", "reference"]) -> None:
-        if backend not in ("auto", "reference"):
-            raise ValueError(f"backend: 'auto' or 'reference' wanted, got {backend!r}")
-        self._backend = backend
+        self._backend = choice("backend", backend, ("auto", "reference"))
 
     def __enter__(self) -> None:
         mode = _Reference() if self._backend == "reference" else _Auto()

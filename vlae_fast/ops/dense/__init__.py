@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlae_fast.checks import flag
 from vlae_fast.ops.arguments import Arguments
 from vlae_fast.ops.dense import cpu, reference
 from vlae_fast.ops.operator import count_flops, register
@@ -28,8 +29,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor, *, pre_elu: bool = False) -> 
         TypeError: No tensor, no flag, or wrong dtype.
         ValueError: Wrong shape or device. Values are not looked at: a NaN shows in the result.
     """
-    if not isinstance(pre_elu, bool):
-        raise TypeError(f"pre_elu: True or False wanted, got {pre_elu!r}")
+    pre_elu = flag("pre_elu", pre_elu)
     arguments = Arguments("dense")
     x = arguments.tensor("x", x)
     weight = arguments.tensor("weight", weight)

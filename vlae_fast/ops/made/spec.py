@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlae_fast.checks import instance, real, shown, whole
+from vlae_fast.checks import choice, flag, instance, real, shown, whole
 
 __all__ = ["ACTIVATIONS", "NUMBERS", "SCALES", "MADELayer", "MADESpec", "Wiring", "spec_of", "wiring_of"]
 
@@ -100,13 +100,12 @@ class MADESpec:
 
     def __post_init__(self) -> None:
         for name, table in (("activation", ACTIVATIONS), ("scale", SCALES)):
-            if getattr(self, name) not in table:
-                raise ValueError(f"{name}: one of {', '.join(table)} wanted, got {shown(getattr(self, name))}")
+            choice(name, getattr(self, name), tuple(table))
         count = NUMBERS.get(self.scale, 0)
-        numbers = tuple(real("numbers", number) for number in self.numbers)
+        numbers = tuple(real("numbers", number) for number in _row("numbers", self.numbers))
         if len(numbers) != count or (self.scale == "soft_clip" and numbers[0] <= 0):
             raise ValueError(f"numbers: {count} for the scale {self.scale} wanted, got {shown(self.numbers)}")
-        layers = tuple(MADELayer(*instance("layers", layer, tuple)) for layer in self.layers)
+        layers = tuple(instance("layers", layer, MADELayer) for layer in _row("layers", self.layers))
         if not layers:
             raise ValueError("layers: one or more wanted, got none")
         for i, layer in enumerate(layers):
@@ -117,6 +116,8 @@ class MADESpec:
     @staticmethod
     def _check_layer(name: str, layer: MADELayer, before: tuple[MADELayer, ...]) -> None:
         whole(f"{name}.rows", layer.rows)
+        for field in ("activated", "context", "gated"):
+            flag(f"{name}.{field}", getattr(layer, field))
         for field, value in (("source", layer.source), ("adds", layer.adds)):
             whole(f"{name}.{field}", value, -1, len(before) - 1)
         if layer.source < 0 and layer.activated:
@@ -134,22 +135,23 @@ class MADESpec:
         context: bool = False,
     ) -> "MADESpec":
         """Layers of these widths one after the other; `context` is added to the first."""
-        rows = [*hidden, D if scale == "none" else 2 * D]
+        D, context, choices = whole("D", D), flag("context", context), tuple(SCALES)
+        rows = [*_row("hidden", hidden), D if choice("scale", scale, choices) == "none" else 2 * D]
         layers = (MADELayer(n, i - 1, i > 0, context=context and i == 0) for i, n in enumerate(rows))
         return MADESpec(tuple(layers), activation, scale, numbers)
 
     def columns(self, layer: int, D: int) -> int:
         """What a layer reads."""
-        source = self.layers[layer].source
-        return D if source < 0 else self.layers[source].rows
+        source = self.layers[whole("layer", layer, 0, len(self.layers) - 1)].source
+        return whole("D", D) if source < 0 else self.layers[source].rows
 
     def sizes(self, D: int) -> dict[str, int]:
         """Axes of the params and of context and gates, for D variables."""
-        return _sizes(self, D)
+        return _sizes(self, whole("D", D))
 
     def starts(self, field: str) -> tuple[int, ...]:
         """Where each layer's columns of context or gates ("context", "gated") begin; -1 for those without."""
-        return _starts(self, field)
+        return _starts(self, choice("field", field, ("context", "gated")))
 
     def check(self, sizes: dict[str, int]) -> None:
         """Raises ValueError where the tensors of a call, by the letters of their axes, do not fit."""
@@ -160,6 +162,12 @@ class MADESpec:
         for letter, wanted in self.sizes(D).items():
             if sizes.get(letter, 0) != wanted:
                 raise ValueError(f"{names[letter]}: {wanted} numbers for this spec wanted, got {sizes.get(letter, 0)}")
+
+
+def _row(name: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: a tuple or list wanted, got {shown(value)}")
+    return value
 
 
 # Small nets spend as much time here as in their kernel, so all is kept.

@@ -48,10 +48,8 @@ def masked_conv3x3(
         ValueError: Wrong shape or device, or a residual_scale that is not finite; a NonFiniteError for NaN or infinity
             in x or residual.
     """
-    if not isinstance(mask, str) or mask not in ("A", "B"):
-        raise ValueError(f"mask: 'A' or 'B' wanted, got {mask!r}")
-    if not isinstance(pre_elu, bool):
-        raise TypeError(f"pre_elu: True or False wanted, got {pre_elu!r}")
+    checks.choice("mask", mask, ("A", "B"))
+    pre_elu = checks.flag("pre_elu", pre_elu)
     residual_scale = checks.real("residual_scale", residual_scale)
     arguments = Arguments("masked_conv3x3")
     x = arguments.tensor("x", x)
