@@ -168,6 +168,8 @@ BAD = {
     "no command": ("", "Expected one of {train, evaluate, sample, reconstruct, compress, decompress, data, info}"),
     "no output": ("sample RUN", "--out"),
     "no value": ("sample RUN --num", "'--num'"),
+    "no preset": ("train --data IMAGES --out OUT --preset --", "argument --preset: expected one argument; see --help"),
+    "no start": ("train --data IMAGES --out OUT --start-from -inf", "argument --start-from: expected one argument"),
     "no number": ("train --data IMAGES --out OUT --epochs abc", "Error parsing --epochs"),
     "size of the code": (
         "train --data IMAGES --out OUT --model.latent-size 0",

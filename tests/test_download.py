@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from vlae_fast import cli
+from vlae_fast import bar, cli
 from vlae_fast.data import download as module
 from vlae_fast.data import files
 from vlae_fast.data.download import DownloadError, download
@@ -89,6 +90,24 @@ def test_whole(server, tmp_path, capsys):
     assert "file.mat: 100%" in capsys.readouterr().err
     fetched(tmp_path)  # nothing to do
     assert server.asked == [None]
+
+
+@pytest.mark.parametrize("log", ["/dev/full", "a pipe that ends"])
+def test_a_log_that_takes_no_more(log, server, tmp_path, monkeypatch):
+    """A full disk behind the bar is no reason to stop; of a pipe that ends the command is told."""
+    monkeypatch.setattr(bar, "LOG_SECONDS", 0)
+    read, write = os.pipe()
+    os.close(read)
+    with open("/dev/full", "w") if log == "/dev/full" else open(write, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", stream)
+        if log == "/dev/full":
+            fetched(tmp_path)
+        else:
+            with pytest.raises(BrokenPipeError):
+                download("caltech101", tmp_path)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # for what is left in the buffer
+            assert server.asked == [None], "no transfer that broke off"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def test_without_a_length(server, tmp_path):

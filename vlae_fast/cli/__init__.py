@@ -14,7 +14,7 @@ import warnings
 from dataclasses import replace
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from vlae_fast import pretrained
 from vlae_fast.cli.codec import Compress, Decompress
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 def _status(argv: list[str]) -> int:
     try:
         argv = [_expanded(argument, flag) for flag, argument in zip(["", *argv], argv, strict=False)]
-        early = argparse.ArgumentParser(prog="vlae-fast", add_help=False, allow_abbrev=False)
+        early = _Early(prog="vlae-fast", add_help=False, allow_abbrev=False)
         early.add_argument("--preset")
         early.add_argument("--start-from")
         given = early.parse_known_args(argv)[0]
@@ -66,13 +66,21 @@ def _status(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             return _unheard(error)
         _complain(error)
         return 2
     except (DivergedError, LostError, UnsavedError) as error:
         _complain(error)
         return 1
+
+
+class _Early(argparse.ArgumentParser):
+    """Looks at what decides about the defaults of all else."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError."""
+        raise ValueError(f"{message}; see --help")
 
 
 def _unheard(error: OSError) -> int:

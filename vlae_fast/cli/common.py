@@ -1,6 +1,7 @@
 """What several commands share: how a model, its data and a device are named."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from vlae_fast import checkpoint, device, distributed, pretrained
-from vlae_fast.bar import progress
+from vlae_fast.bar import progress, said
 from vlae_fast.config import TrainConfig, from_dict, of_this_version
 from vlae_fast.data import NAMES, Dataset, Split, load, parse_size
 from vlae_fast.extra import cli_extra
@@ -39,14 +40,9 @@ class Options:
             yield world
 
     def say(self, line: str) -> None:
-        """Prints what is no result: the work can do without where the disk behind a log is full."""
-        try:
-            if not self.quiet:
-                print(line, flush=True)
-        except BrokenPipeError:
-            raise
-        except OSError:
-            pass
+        """Prints what is no result."""
+        if not self.quiet:
+            said(f"{line}\n", sys.stdout)
 
     def bar(self, total: int | None = None) -> Any:
         """A progress bar that counts images, for what takes more than a second."""

@@ -1,12 +1,12 @@
 """`vlae-fast evaluate`."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from vlae_fast import checkpoint
+from vlae_fast.bar import said
 from vlae_fast.cli.common import ModelOptions, Run, check_size, duration
 from vlae_fast.data import Dataset, Split
 from vlae_fast.distributed import World
@@ -106,8 +106,7 @@ class Evaluate(ModelOptions):
             return
         seconds = expected_seconds(model, split, images, self.samples)
         if seconds > LONG_SECONDS:
-            print(
+            said(
                 f"{images} images x {self.samples} samples will take about {duration(seconds)}; cut short, the same "
-                "command goes on. Shorter: --samples, --subset",
-                file=sys.stderr,
+                "command goes on. Shorter: --samples, --subset\n"
             )

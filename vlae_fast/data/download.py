@@ -6,12 +6,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from vlae_fast.bar import progress
 from vlae_fast.data.files import MAX_UNPACKED_BYTES, DataError, MissingDataError, data_folder, find
 from vlae_fast.data.published import PUBLISHED, RemoteFile
-from vlae_fast.extra import cli_extra
-
-with cli_extra():
-    from tqdm import tqdm
 
 __all__ = ["DownloadError", "download"]
 
@@ -45,6 +42,8 @@ def download(name: str, data_dir: str | Path | None = None) -> list[Path]:
     except _TransferError as error:
         by_hand = ", ".join(f"{file.url} to {str(p)!r}" for p, file in wanted.items() if not os.path.lexists(p))
         raise DownloadError(f"{file.url}: {error}; fetch by other means {by_hand}") from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise DownloadError(f"{error.filename or str(folder)!r}: {error.strerror or error}") from None
     return list(wanted)
@@ -71,6 +70,8 @@ def _fetch(file: RemoteFile, path: Path) -> None:
         reason: object = "the transfer breaks off"
         try:
             complete = _transfer(file, part, begun)
+        except BrokenPipeError:  # nobody reads the bar any more
+            raise
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             complete = False
             reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", repr(error))
@@ -102,7 +103,7 @@ def _transfer(file: RemoteFile, part: Path, begun: int) -> bool:
         size = begun if resumed else 0
         length = response.headers.get("Content-Length", "")
         total = size + int(length) if length.isdecimal() else None
-        bar = tqdm(total=total, initial=size, desc=file.name, unit="B", unit_scale=True)
+        bar = progress(total=total, initial=size, desc=file.name, unit="B", unit_scale=True)
         with bar, part.open("ab" if resumed else "wb") as out:
             while block := response.read(_BLOCK_BYTES):
                 size += out.write(block)
