@@ -164,6 +164,14 @@ def test_cut_short_it_goes_on_and_ends_the_same(split, tmp_path, killed, monkeyp
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_with_many_samples_little_is_lost(split, monkeypatch):
+    made, seen = model(), []
+    whole = run(made, split, subset=7)
+    monkeypatch.setattr("vlae_fast.evaluate.CODES", 3 * whole.samples)
+    assert run(made, split, subset=7, report=lambda done, total: seen.append(done)) == whole
+    assert seen == [0, 3, 6, 7]
+
+
 def test_kept_figures_belong_to_weights_images_and_options(split, tmp_path):
     made = model()
     options = [{}, {"seed": 1}, {"samples": 3}, {"subset": 9}]

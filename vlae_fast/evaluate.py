@@ -25,7 +25,9 @@ from vlae_fast.rounds import Kept, filled
 __all__ = ["Evaluation", "Mean", "evaluate"]
 
 IMAGES = 16
-"""Images that a process evaluates at once."""
+"""Images that a process evaluates at once, at most."""
+CODES = 65_536
+"""Codes that it scores meanwhile, unless one image has more: what is lost where it is cut short."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _scores(
 
     scores = torch.zeros(len(images), 4, dtype=torch.float64, device="cpu")
     kept = Kept(None if folder is None else folder / f"evaluation-{key}.safetensors", "scores")
-    filled(scores, IMAGES, compute, world=world, kept=kept, report=report)
+    filled(scores, min(IMAGES, max(1, CODES // samples)), compute, world=world, kept=kept, report=report)
     return scores
 
 
