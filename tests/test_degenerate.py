@@ -133,6 +133,12 @@ def exp_cases(most):
         yield dict(x=torch.randn(*s.values()))
 
 
+def bernoulli_cases(most):
+    yield dict(x=torch.ones(()), logits=torch.randn(()))
+    for s in products(most, n=5, m=3):
+        yield dict(x=torch.rand(*s.values()), logits=torch.randn(*s.values()))
+
+
 def dense_cases(most):
     for s in products(most, N=2, C=3, K=4):
         yield dense_arguments(**s)
@@ -164,6 +170,7 @@ CASES = {
     "weight_norm": norm_cases,
     "weight_norms": norms_cases,
     "exp": exp_cases,
+    "bernoulli_log_prob": bernoulli_cases,
     "dense": dense_cases,
     "resnet": resnet_cases,
 }

@@ -28,13 +28,12 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
         ValueError: Wrong shape, or a device without a body.
     """
     arguments = Arguments("bernoulli")
-    shape = x.shape if isinstance(x, Tensor) else torch.Size()
-    x = arguments.tensor("x", x, shape)
-    logits = arguments.tensor("logits", logits, shape)
+    x = arguments.of_any_shape("x", x)
+    logits = arguments.tensor("logits", logits, x.shape)
     if arguments.reference:
         return reference.bernoulli_log_prob(x, logits)
     y: Tensor = torch.ops.vlae_fast.bernoulli_log_prob(x.view(-1), logits.view(-1))
-    return y.view(shape)
+    return y.view(x.shape)
 
 
 def _fake(x: Tensor, logits: Tensor) -> Tensor:
