@@ -12,6 +12,9 @@ from vlae_fast import _native
 
 __all__ = ["AveragingAdamax"]
 
+_ONE = torch.tensor(1.0, device="cpu")
+"""A number instead would be made a tensor and copied, for every weight."""
+
 
 class AveragingAdamax(torch.optim.Adamax):
     """torch's, state and all; in each step every average keeps `keep` of itself and takes the rest from its weight."""
@@ -47,7 +50,7 @@ class AveragingAdamax(torch.optim.Adamax):
             state["exp_avg"], state["exp_inf"] = torch.zeros_like(weight), torch.zeros_like(weight)
         moments = state["exp_avg"], state["exp_inf"]
         assert all(_plain(t) and _same_shape(weight, t) for t in (grad, *moments))
-        state["step"] += 1
+        state["step"] += _ONE
         beta1, beta2 = group["betas"]
         step_size = group["lr"] / (1 - beta1 ** state["step"].item())
         numbers = step_size, beta1, beta2, group["eps"], self.keep
