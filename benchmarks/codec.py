@@ -28,6 +28,7 @@ from vlae_fast import VLAE, codec, load, native
 PAGE = Path(__file__).parents[1] / "docs/codec.md"
 BEGIN, END = "<!-- bits: written by benchmarks/codec.py -->\n", "<!-- /bits -->\n"
 ROUNDS = 3
+LOSSY_IMAGES = 200
 
 
 def through(*command: str, source: bytes, suffixes: tuple[str, str]) -> int:
@@ -118,6 +119,27 @@ def table(name: str, data: str, speed_images: int) -> Iterator[str]:
     yield f"\nOne core of {get_cpu_info()['brand_raw']} ({native.isa()})."
 
 
+def lossy_table(name: str, data: str) -> Iterator[str]:
+    """Lines of the page: what a code of so many bits keeps."""
+    model, images = VLAE.from_pretrained(name), load(data).test.fixed(0, LOSSY_IMAGES)
+
+    def distortion(z: Tensor) -> float:
+        with torch.no_grad():
+            return -model._log_prob_given(images, z).mean().item()
+
+    with torch.no_grad():
+        kl = torch.stack([model.elbo(images).kl for _ in range(64)]).mean().item() / np.log(2)
+        of_posterior = np.mean([distortion(model.encode(images).sample()) for _ in range(8)])
+    yield f"\nLossy, the first {LOSSY_IMAGES} of them, KL {kl:.1f} bits:\n"
+    yield "| `--bits` | bits an image | -log p(x given z), nats |\n| --- | --- | --- |"
+    for bits in (12, 16, 20):
+        found = codec.header(model, file := codec.compress(model, images, lossy=True, bits=bits))
+        z = codec.codes(model, file)
+        yield f"| {bits} | {8 * (len(file) - found.start) / len(images):.1f} | {distortion(z):.1f} |"
+    bound = kl + np.log2(kl + 1) + 4
+    yield f"| z from q(z given x) itself | at most {bound:.1f} (KL + log2(KL + 1) + 4) | {of_posterior:.1f} |"
+
+
 def main() -> None:
     """Prints the lines and puts them into the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,7 +148,8 @@ def main() -> None:
     parser.add_argument("--speed-images", type=int, default=8192)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    text = "\n".join(table(arguments.model, arguments.data, arguments.speed_images)) + "\n"
+    lines = [*table(arguments.model, arguments.data, arguments.speed_images)]
+    text = "\n".join([*lines, *lossy_table(arguments.model, arguments.data)]) + "\n"
     print(text)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2])

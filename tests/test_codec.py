@@ -324,6 +324,13 @@ def test_what_is_redrawn_looks_like_what_was_there(shipped):
     drawn = codec.decompress(shipped, data)
     distance = (images - drawn).abs().sum((1, 2, 3))
     assert distance.mean() < 0.75 * (images - drawn.roll(1, 0)).abs().sum((1, 2, 3)).mean()
+    z = codec.codes(shipped, data)
+    assert torch.equal(codec.codes(shipped, codec.compress(shipped, images, lossy=True, bits=12, group=5)), z)
+    with torch.no_grad():
+        theirs = (images - shipped.decode(z)).abs().sum((1, 2, 3))
+    assert theirs.mean() < 0.75 * (images - drawn.roll(1, 0)).abs().sum((1, 2, 3)).mean()
+    with pytest.raises(ValueError, match="a lossy file wanted"):
+        codec.codes(shipped, codec.compress(shipped, images[:1]))
     again = codec.decompress(shipped, data, seed=1)
     assert not torch.equal(again, drawn)
     assert torch.equal(codec.decompress(shipped, data, first=5, count=3), drawn[5:8])

@@ -35,7 +35,7 @@ from vlae_fast.inputs import check_images
 from vlae_fast.model import VLAE
 from vlae_fast.report import Report, silent
 
-__all__ = ["CodecError", "Header", "compress", "decompress", "digest", "digest_in", "header"]
+__all__ = ["CodecError", "Header", "codes", "compress", "decompress", "digest", "digest_in", "header"]
 
 GROUP = 16384
 """Images of a group where nobody says how many."""
@@ -96,11 +96,7 @@ def decompress(
     on (seed, i) alone. Raises CodecError (a ValueError) for data that are damaged, not whole or of another model, and
     what `compress` raises for the model.
     """
-    exact, found = Exact(model), header(model, data)
-    if found.digest != digest(model):
-        fail(f"written with another model, of digest {found.digest.hex()}; this one's is {digest(model).hex()}")
-    if found.bits and exact.D == 0:
-        fail("damaged: lossy, by a model without a code")
+    exact, found = _opened(model, data)
     first = whole("first", first, 0, found.count)
     count = found.count - first if count is None else whole("count", count, 0, found.count - first)
     seed = whole("seed", seed)
@@ -117,6 +113,16 @@ def decompress(
             images.append(part[max(0, first - start) : first + count - start])
             report(sum(map(len, images)), count)
     return torch.cat(images)
+
+
+def codes(model: VLAE, data: bytes) -> Tensor:
+    """The codes z [N, D] of a lossy file, for `model.decode`. Raises as `decompress`; ValueError for a lossless file."""
+    exact, found = _opened(model, data)
+    if not found.bits:
+        raise ValueError("data: a lossy file wanted, got a lossless one")
+    with exact.arithmetic():
+        numbers = [_read_numbers(data[found.place_of(i)], found, i) for i in range(len(found.ends))]
+        return torch.from_numpy(exact.listed(np.concatenate([np.empty(0, np.int64), *numbers]))[0])
 
 
 def header(model: VLAE, data: bytes) -> Header:
@@ -139,6 +145,16 @@ def digest(model: VLAE) -> bytes:
     return hashed.digest()[:DIGEST_BYTES]
 
 
+def _opened(model: VLAE, data: bytes) -> tuple[Exact, Header]:
+    """The model, and what a file says of itself. Raises CodecError where they do not go together."""
+    exact, found = Exact(model), header(model, data)
+    if found.digest != digest(model):
+        fail(f"written with another model, of digest {found.digest.hex()}; this one's is {digest(model).hex()}")
+    if found.bits and exact.D == 0:
+        fail("damaged: lossy, by a model without a code")
+    return exact, found
+
+
 def _lossless_group(exact: Exact, images: Tensor) -> bytes:
     return pack_group(_bits_of(images), push_images(exact, images).to_bytes())
 
@@ -152,19 +168,29 @@ def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int) -> bytes:
 
 
 def _read_group(exact: Exact, data: bytes, found: Header, i: int, seed: int) -> Tensor:
-    count = found.images_of(i)
-    checksum, stacks = unpack_group(data, 1 if found.bits else lanes_of(count))
-    try:
-        coders = Coders.from_bytes(stacks)
-    except ValueError:
-        fail(f"damaged in group {i}")
     if found.bits:
-        numbers = pop_numbers(coders, count, found.bits)
-        _check(coders, numbers.astype("<u4").tobytes(), checksum, i)
-        return _redrawn(exact, numbers, i * found.group, seed)
+        return _redrawn(exact, _read_numbers(data, found, i), i * found.group, seed)
+    count = found.images_of(i)
+    checksum, coders = _stacks(data, lanes_of(count), i)
     images = pop_images(exact, coders, count)
     _check(coders, _bits_of(images), checksum, i)
     return images
+
+
+def _read_numbers(data: bytes, found: Header, i: int) -> Any:
+    checksum, coder = _stacks(data, 1, i)
+    numbers = pop_numbers(coder, found.images_of(i), found.bits)
+    _check(coder, numbers.astype("<u4").tobytes(), checksum, i)
+    return numbers
+
+
+def _stacks(data: bytes, lanes: int, i: int) -> tuple[int, Coders]:
+    """Checksum and coders of a group. Raises CodecError."""
+    checksum, stacks = unpack_group(data, lanes)
+    try:
+        return checksum, Coders.from_bytes(stacks)
+    except ValueError:
+        fail(f"damaged in group {i}")
 
 
 def _check(coders: Coders, content: bytes, checksum: int, i: int) -> None:
