@@ -116,7 +116,7 @@ def decompress(
 
 
 def codes(model: VLAE, data: bytes) -> Tensor:
-    """The codes z [N, D] of a lossy file, for `model.decode`. Raises as `decompress`; ValueError for a lossless file."""
+    """The codes z [N, D] of a lossy file, for `model.decode`. Raises as `decompress`; ValueError for a lossless one."""
     exact, found = _opened(model, data)
     if not found.bits:
         raise ValueError("data: a lossy file wanted, got a lossless one")
