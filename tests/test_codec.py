@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_degenerate import TINY, VARIANTS
 
-from vlae_fast import VLAE, VLAEConfig, codec, load, native
+from vlae_fast import VLAE, PixelCNNSpec, VLAEConfig, codec, load, native
 from vlae_fast.cli import main
 from vlae_fast.codec.ans import Coders
 from vlae_fast.codec.exact import GRID, Exact
@@ -235,6 +235,16 @@ def test_damaged_files(kind):
     for absurd in (b"", b"VLAE", b"VLAE\x02" + data[5:], data[:14] + b"\xff" * 40, data[:14] + large + b"\x01"):
         with pytest.raises(codec.CodecError):
             codec.decompress(model, absurd)
+
+
+def test_digests():
+    """Other weights, another wiring or window: another digest; the usual values of fields are not in it."""
+    models = [model_of(0), model_of(1), model_of(0, wiring=PixelCNNSpec(0.5)), model_of(0, latent_size=2)]
+    assert len({codec.digest(model) for model in models}) == len(models)
+    with torch.no_grad():
+        for parameter in models[0].parameters():
+            parameter.fill_(0.1)
+    assert codec.digest(models[0]).hex() == "e7a5766f1210c89b"  # what files on disks begin with
 
 
 def test_another_model():

@@ -31,6 +31,7 @@ from vlae_fast.codec.file import (
 )
 from vlae_fast.codec.lossless import lanes_of, pop_images, push_images
 from vlae_fast.codec.lossy import MOST_BITS, picked, pop_numbers, push_numbers
+from vlae_fast.config import VLAEConfig
 from vlae_fast.inputs import check_images
 from vlae_fast.model import VLAE
 from vlae_fast.report import Report, silent
@@ -116,7 +117,7 @@ def decompress(
 
 
 def codes(model: VLAE, data: bytes) -> Tensor:
-    """The codes z [N, D] of a lossy file, for `model.decode`. Raises as `decompress`; ValueError for a lossless one."""
+    """Codes z [N, D] of a lossy file, for `model.decode`. Raises as `decompress`; ValueError where it is lossless."""
     exact, found = _opened(model, data)
     if not found.bits:
         raise ValueError("data: a lossy file wanted, got a lossless one")
@@ -137,12 +138,25 @@ def digest_in(data: bytes) -> bytes:
 
 
 def digest(model: VLAE) -> bytes:
-    """Tells models apart: the start of the sha256 of configuration and weights."""
-    hashed = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
+    """Tells models apart: the start of the sha256 of configuration and weights.
+
+    Of the configuration what is not as usual, so that a file stays readable when a version brings new fields.
+    """
+    fields, usual = (_flat(asdict(config)) for config in (model.config, VLAEConfig()))
+    unusual = {name: value for name, value in fields.items() if value != usual.get(name)}
+    hashed = hashlib.sha256(json.dumps(unusual, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         hashed.update(name.encode())
         hashed.update(np.ascontiguousarray(tensor.numpy()).data)
     return hashed.digest()[:DIGEST_BYTES]
+
+
+def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Fields of fields under names with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return flat
 
 
 def _opened(model: VLAE, data: bytes) -> tuple[Exact, Header]:
