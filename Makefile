@@ -122,7 +122,7 @@ compilers: .venv/installed
 	  PYTHONPATH=build/$$compiler $(BIN)/python -P -m pytest -q -n auto -p no:cacheprovider $(NATIVE_TESTS) || exit 1; \
 	  else echo "$$compiler not found: skipped"; fi; done
 
-# Speed against plain torch and the libraries: five minutes, or all sizes. One thread; freed memory is kept, for all alike.
+# Speed against plain torch and the libraries: ten minutes, or all sizes. One thread; freed memory is kept, for all alike.
 bench bench-all bench-compare bench-isa: export OMP_NUM_THREADS := 1
 bench bench-all bench-compare bench-isa: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 bench bench-all bench-compare bench-isa: export MALLOC_MMAP_THRESHOLD_ := 1073741824
