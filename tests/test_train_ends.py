@@ -11,6 +11,7 @@ import pytest
 from small_training import TINY, metrics, trainer
 
 from vlae_fast import VLAE
+from vlae_fast.bar import progress
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.run_folder import RunFolder
 from vlae_fast.train import UnsavedError
@@ -50,6 +51,22 @@ def test_the_shortest_training_is_a_step_and_leaves_a_model(bars, tmp_path, ends
     assert run.run(**ends)
     assert run.progress.step == 1
     assert VLAE.from_pretrained(tmp_path / "run").sample(1).shape[0] == 1
+
+
+def test_a_bar_whose_output_failed_holds_up_no_other(monkeypatch):
+    """Also where the next one is another thread's."""
+    read, write = os.pipe()
+    os.close(read)
+    with monkeypatch.context() as patch, open(write, "w") as pipe:
+        patch.setattr(sys, "stderr", pipe)
+        with pytest.raises(BrokenPipeError):
+            progress(total=2)
+        with open(os.devnull, "w") as nothing:  # for what is left in the buffer
+            os.dup2(nothing.fileno(), write)
+    thread = threading.Thread(target=lambda: progress(total=2).close(), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_trains_in_a_thread(bars, tmp_path):

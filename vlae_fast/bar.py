@@ -14,14 +14,24 @@ LOG_SECONDS = 60
 """Seconds between two lines where standard error is no terminal."""
 
 
+class _Bar(tqdm):  # type: ignore[misc,unused-ignore]
+    """tqdm keeps its lock for good where its output fails within `refresh`; then bars of other threads would wait."""
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> Any:
+        if nolock:
+            return super().refresh(nolock=True)
+        with self.get_lock():
+            return super().refresh(nolock=True)
+
+
 def progress(*, quiet: bool = False, **options: Any) -> Any:
     """A tqdm with these options on standard error: a bar on a terminal, else a line now and then; nothing if quiet."""
     if quiet or sys.stderr is None:
-        return tqdm(disable=True, **options)
+        return _Bar(disable=True, **options)
     if sys.stderr.isatty():
-        return tqdm(**options)
+        return _Bar(**options)
     every = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "miniters": 1}
-    return tqdm(file=_Lines(), ncols=100, **every, **options)
+    return _Bar(file=_Lines(), ncols=100, **every, **options)
 
 
 def said(text: str, stream: TextIO | None = None) -> None:
