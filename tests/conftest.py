@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; at the end, as vlae_fast may be built elsewhere
@@ -18,7 +19,7 @@ os.environ["TRITON_INTERPRET"] = "0" if "VLAE_FAST_PTX" in os.environ or torch.c
 
 from bodies import body, isa, simulated  # noqa: F401 - fixtures
 
-from vlae_fast import masks
+from vlae_fast import VLAE, VLAEConfig, masks
 from vlae_fast.reference import MADEFlowParams, PixelCNNParams
 
 torch.set_num_threads(1)  # small tensors; tests of threads set their own number
@@ -55,6 +56,18 @@ def with_threads(counts: Iterable[int]) -> Iterator[int]:
             yield count
     finally:
         torch.set_num_threads(before)
+
+
+TINY = replace(VLAEConfig.preset("tiny"), height=6, width=5)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Images and a saved model, for commands."""
+    monkeypatch.chdir(tmp_path)
+    np.save("images.npy", (np.random.default_rng(0).random((90, 6, 5)) < 0.3).astype(np.uint8))
+    VLAE(TINY).save_pretrained("m")
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

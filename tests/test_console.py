@@ -9,20 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 import vlae_fast
-from vlae_fast import VLAE, VLAEConfig, bar, cli, plots
-
-TINY = replace(VLAEConfig.preset("tiny"), height=6, width=5)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """Images and a saved model."""
-    monkeypatch.chdir(tmp_path)
-    np.save("images.npy", (np.random.default_rng(0).random((90, 6, 5)) < 0.3).astype(np.uint8))
-    VLAE(TINY).save_pretrained("m")
-    return tmp_path
+from vlae_fast import VLAE, bar, cli, plots
 
 
 def command(*words):

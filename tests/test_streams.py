@@ -4,29 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from vlae_fast import VLAE, VLAEConfig
-
-TINY = replace(VLAEConfig.preset("tiny"), height=6, width=5)
 VERBS = {
     "train": ("train run --data images.npy --preset tiny --epochs 1", "run/model.safetensors"),
     "evaluate": ("evaluate m --data images.npy --samples 2 --subset 6 --json e.json", "e.json"),
     "sample": ("sample m --num 2 --out s.npy", "s.npy"),
     "reconstruct": ("reconstruct m --data images.npy --num 2 --out r.png", "r.png"),
 }
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """Images and a saved model."""
-    monkeypatch.chdir(tmp_path)
-    np.save("images.npy", (np.random.default_rng(0).random((90, 6, 5)) < 0.3).astype(np.uint8))
-    VLAE(TINY).save_pretrained("m")
-    return tmp_path
 
 
 def start(words, **streams):

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_fast import checkpoint, codec, pretrained
-from vlae_fast.cli.common import Options, Run, check_size_of
+from vlae_fast.checks import whole
+from vlae_fast.cli.common import Run, Speaking, check_size
 from vlae_fast.data import NAMES, Split, load, parse_size, read_images
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
@@ -28,7 +29,7 @@ MOST_BYTES = 1 << 32
 
 
 @dataclass(kw_only=True)
-class Compress(Options):
+class Compress(Speaking):
     """Write images as a file of about -ELBO bits each, or of their lossy codes alone (about 20 bits each)."""
 
     images: Positional[Annotated[str, arg(metavar="IMAGES")]]
@@ -55,7 +56,7 @@ class Compress(Options):
     def __call__(self) -> int:
         """Returns the exit status."""
         self.out = check_output("out", self.out, (".vlae",))
-        model = self.model_of(self.model)
+        model = VLAE.from_pretrained(self.model)
         split = self._split(model)
         with self.bar(len(split)) as bar:
             data = codec.compress(
@@ -80,12 +81,12 @@ class Compress(Options):
             split = read_images(self.images, size)
             if split.dynamic:
                 raise ValueError(f"{self.images}: grey images; binary ones, of two values, wanted")
-        check_size_of(self.model, model, self.images, split)
+        check_size(self.model, model, self.images, split)
         return split
 
 
 @dataclass(kw_only=True)
-class Decompress(Options):
+class Decompress(Speaking):
     """Read a file that `compress` wrote: the same images, or, where it is lossy, images like them."""
 
     file: Positional[Annotated[Path, arg(metavar="FILE")]]
@@ -103,6 +104,8 @@ class Decompress(Options):
 
     def __call__(self) -> int:
         """Returns the exit status."""
+        if self.num is not None:
+            whole("num", self.num)
         folder = self.out.suffix == ""
         if not folder:
             self.out = check_output("out", self.out, (".npy", ".npz"))
@@ -134,10 +137,10 @@ class Decompress(Options):
 
     def _model(self, data: bytes) -> VLAE:
         if self.model is not None:
-            return self.model_of(self.model)
+            return VLAE.from_pretrained(self.model)
         wanted = codec.digest_in(data)
         for name in pretrained.shipped():
-            model = self.model_of(Path(name))
+            model = VLAE.from_pretrained(Path(name))
             if codec.digest(model) == wanted:
                 return model
         raise ValueError(f"{self.file}: written with a model of digest {wanted.hex()}, none that ships; say --model")

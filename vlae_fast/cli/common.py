@@ -18,26 +18,17 @@ from vlae_fast.model import VLAE
 with cli_extra():
     from tyro.conf import arg
 
-__all__ = ["ModelOptions", "Options", "Run", "check_size", "check_size_of", "duration", "load_data"]
+__all__ = ["ModelOptions", "Options", "Run", "Speaking", "check_size", "duration", "load_data"]
 
 Run = Annotated[Path, arg(metavar="RUN")]
 
 
 @dataclass(kw_only=True)
-class Options:
-    """Of every command that computes."""
+class Speaking:
+    """Of every command that takes a while."""
 
-    device: str = "auto"
-    """Where to compute: auto (a GPU where it works, else the CPU), cpu or cuda[:i]."""
     quiet: bool = False
     """Say nothing but results and errors."""
-
-    @contextmanager
-    def world(self) -> Iterator[distributed.World]:
-        """The processes that torchrun started for this command. Only the first of them speaks."""
-        with distributed.joined() as world:
-            self.quiet = self.quiet or not world.first
-            yield world
 
     def say(self, line: str) -> None:
         """Prints what is no result."""
@@ -47,6 +38,21 @@ class Options:
     def bar(self, total: int | None = None) -> Any:
         """A progress bar that counts images, for what takes more than a second."""
         return progress(quiet=self.quiet, total=total, unit="image", delay=1)
+
+
+@dataclass(kw_only=True)
+class Options(Speaking):
+    """Of every command that computes on any device."""
+
+    device: str = "auto"
+    """Where to compute: auto (a GPU where it works, else the CPU), cpu or cuda[:i]."""
+
+    @contextmanager
+    def world(self) -> Iterator[distributed.World]:
+        """The processes that torchrun started for this command. Only the first of them speaks."""
+        with distributed.joined() as world:
+            self.quiet = self.quiet or not world.first
+            yield world
 
     def model_of(self, run: Path) -> VLAE:
         """The model in a folder, on the device."""
@@ -98,13 +104,8 @@ def load_data(training: TrainConfig) -> Dataset:
     return load(training.data, folder, image_size=size, order=training.data_order)
 
 
-def check_size(run: Path, model: VLAE, dataset: Dataset) -> None:
-    """Raises ValueError where a model is for images of another size."""
-    check_size_of(run, model, dataset.name, dataset.test)
-
-
-def check_size_of(run: Path, model: VLAE, name: str, split: Split) -> None:
-    """The same for the images of a split."""
+def check_size(run: Path, model: VLAE, name: str, split: Split) -> None:
+    """Raises ValueError where a model is for images of another size than those of a data set."""
     c = model.config
     if (c.height, c.width) != (split.height, split.width):
         sizes = f"of {c.height}x{c.width} pixels, those of {name} have {split.height}x{split.width}"

@@ -55,11 +55,11 @@ class Evaluate(ModelOptions):
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)
         self.say(dataset.describe())
-        check_size(self.run, model, dataset)
+        check_size(self.run, model, dataset.name, dataset.test)
         other = None
         if self.against is not None:
             other = self.model_of(self.against)
-            check_size(self.against, other, dataset)
+            check_size(self.against, other, dataset.name, dataset.test)
         result = self._evaluate(model, self.run, dataset, world)
         content = {"run": str(self.run), "data": dataset.name, "split": self.split, **result.to_dict()}
 

@@ -29,7 +29,7 @@ from vlae_fast.codec.file import (
     unpack_group,
     write_file,
 )
-from vlae_fast.codec.lossless import lanes_of, pop_images, push_images
+from vlae_fast.codec.lossless import lanes_of, pop_images, push_images, room
 from vlae_fast.codec.lossy import MOST_BITS, picked, pop_numbers, push_numbers
 from vlae_fast.config import VLAEConfig
 from vlae_fast.inputs import check_images
@@ -56,10 +56,10 @@ def compress(
 ) -> bytes:
     """Binary images [N, 1, H, W] as bytes that `decompress` turns into the same images, or into images like them.
 
-    lossy: of each image only its code is kept, as the number of one of 2**bits codes that were drawn from the prior
-    (`seed` draws which); the texture is drawn anew when it is decompressed. Else what the PixelCNN adds is kept too, at
-    -ELBO bits an image (bits back). A reader may begin at every `group` of images, by default 16,384 of 28x28 pixels;
-    each costs about 100 bits. report(done, total) is called after each of them.
+    lossy: of each image only its code is kept, as the number of one of the 2**bits codes that every machine draws from
+    the prior (`seed` is that of the choice); the texture is drawn anew when it is decompressed. Else what the PixelCNN
+    adds is kept too, at -ELBO bits an image (bits back). A reader may begin at every `group` of images, by default
+    16,384 of 28x28 pixels; each costs about 100 bits. report(done, total) is called after each of them.
 
     The model is on the CPU, in float32, with a PixelCNN, a Gaussian posterior and a flow that does not scale. Raises
     TypeError or ValueError where it is not, for images that `model.elbo` refuses, and where a model without a code is
@@ -147,7 +147,7 @@ def digest(model: VLAE) -> bytes:
     hashed = hashlib.sha256(json.dumps(unusual, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         hashed.update(name.encode())
-        hashed.update(np.ascontiguousarray(tensor.numpy()).data)
+        hashed.update(np.ascontiguousarray(tensor.numpy(force=True)).data)
     return hashed.digest()[:DIGEST_BYTES]
 
 
@@ -185,22 +185,26 @@ def _read_group(exact: Exact, data: bytes, found: Header, i: int, seed: int) -> 
     if found.bits:
         return _redrawn(exact, _read_numbers(data, found, i), i * found.group, seed)
     count = found.images_of(i)
-    checksum, coders = _stacks(data, lanes_of(count), i)
+    lanes = lanes_of(count)
+    checksum, coders = _stacks(data, lanes, -(-count // lanes) * room(exact), i)
     images = pop_images(exact, coders, count)
     _check(coders, _bits_of(images), checksum, i)
     return images
 
 
 def _read_numbers(data: bytes, found: Header, i: int) -> Any:
-    checksum, coder = _stacks(data, 1, i)
-    numbers = pop_numbers(coder, found.images_of(i), found.bits)
+    count = found.images_of(i)
+    checksum, coder = _stacks(data, 1, 2 * count, i)
+    numbers = pop_numbers(coder, count, found.bits)
     _check(coder, numbers.astype("<u4").tobytes(), checksum, i)
     return numbers
 
 
-def _stacks(data: bytes, lanes: int, i: int) -> tuple[int, Coders]:
-    """Checksum and coders of a group. Raises CodecError."""
+def _stacks(data: bytes, lanes: int, most_words: int, i: int) -> tuple[int, Coders]:
+    """Checksum and coders of a group; no stack is longer than images make it. Raises CodecError."""
     checksum, stacks = unpack_group(data, lanes)
+    if max(map(len, stacks)) > 4 * most_words + 8:
+        fail(f"damaged in group {i}")
     try:
         return checksum, Coders.from_bytes(stacks)
     except ValueError:

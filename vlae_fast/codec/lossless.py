@@ -18,7 +18,7 @@ from vlae_fast.codec.ans import Coders
 from vlae_fast.codec.exact import BOOK_BITS, FARTHEST, GRID, Exact
 from vlae_fast.codec.lossy import likeliest
 
-__all__ = ["lanes_of", "pop_images", "push_images"]
+__all__ = ["lanes_of", "pop_images", "push_images", "room"]
 
 RARELY = 12
 """A later image takes a listed code once in 2**RARELY times, as the coder sees it."""
@@ -40,9 +40,14 @@ def _first(exact: Exact) -> int:
     return -(-exact.D // FIRST_SHARE)
 
 
-def _room(exact: Exact) -> int:
+def room(exact: Exact) -> int:
     """Words that an image may add to a stack."""
     return exact.config.height * exact.config.width + exact.D + 2
+
+
+def _flag(own: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Start and frequency, [2, lanes], of whether images drew their codes."""
+    return np.where(own, [[0], [_USUAL]], [[_USUAL], [1]])
 
 
 class _Code(NamedTuple):
@@ -58,7 +63,7 @@ def push_images(exact: Exact, images: Tensor) -> Coders:
     """Stacks of images [N, 1, H, W]."""
     coders = Coders(lanes_of(len(images)))
     for i, x in enumerate(images.split(len(coders))):
-        coders.reserve(_room(exact))
+        coders.reserve(room(exact))
         lanes = coders.first(len(x))
         if exact.D == 0:
             exact.push_pixels(lanes, x, exact.context(None, len(x)))
@@ -69,8 +74,7 @@ def push_images(exact: Exact, images: Tensor) -> Coders:
             drawn.push_normal(code.eps, GRID)
             others.push_number(BOOK_BITS, code.numbers)
         if i >= _first(exact):
-            start, frequency = np.where(code.own, [[0], [_USUAL]], [[_USUAL], [1]])
-            lanes.push(RARELY, start, frequency)
+            lanes.push(RARELY, *_flag(code.own))
     return coders
 
 
@@ -96,7 +100,7 @@ def pop_images(exact: Exact, coders: Coders, count: int) -> Tensor:
     """The images that `push_images` was given; the coders end as they began, empty, unless something was damaged."""
     rounds: list[Tensor] = []
     for i in reversed(range(-(-count // len(coders)))):
-        coders.reserve(_room(exact))
+        coders.reserve(room(exact))
         lanes = coders.first(min(len(coders), count - i * len(coders)))
         if exact.D == 0:
             rounds.append(exact.pop_pixels(lanes, exact.context(None, len(lanes))))
@@ -104,8 +108,7 @@ def pop_images(exact: Exact, coders: Coders, count: int) -> Tensor:
         own: Any = np.zeros(len(lanes), bool)
         if i >= _first(exact):
             own = lanes.slots(RARELY) < _USUAL
-            start, frequency = np.where(own, [[0], [_USUAL]], [[_USUAL], [1]])
-            lanes.pop(RARELY, start, frequency)
+            lanes.pop(RARELY, *_flag(own))
         z = np.empty((len(lanes), exact.D), np.float32)
         with lanes.part(own) as drawn, lanes.part(~own) as others:
             z[own] = exact.code_of(drawn.pop_normal(exact.D, GRID))
