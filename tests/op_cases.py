@@ -177,4 +177,5 @@ def mapped(value, function):
 
 
 def outputs(result):
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
+    """What an op gives, as a tuple."""
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)

@@ -126,6 +126,7 @@ UNKNOWN = f"VLAE_FAST_ISA: one of {', '.join(native.usable_isas())} (what this p
 
 @pytest.mark.parametrize("words", ["-m vlae_fast info", "-m vlae_fast --help", "-m vlae_fast sample static-mnist"])
 def test_a_command_on_an_unknown_instruction_set_is_a_line(words):
+    pytest.importorskip("tyro")
     result = under("quantum", *words.split())
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"vlae-fast: {UNKNOWN}\n")
 
