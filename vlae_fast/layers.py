@@ -17,7 +17,17 @@ from vlae_fast import masks, ops, reference
 from vlae_fast.config import PixelCNNSpec
 from vlae_fast.params import MADEFlowParams, PixelCNNParams, ResNetBlockParams, resnet_block
 
-__all__ = ["Layer", "Linear", "MADEFlow", "PixelCNN", "ResNet", "ResNetBlock", "initialization", "plain_weights"]
+__all__ = [
+    "Layer",
+    "Linear",
+    "MADEFlow",
+    "PixelCNN",
+    "ResNet",
+    "ResNetBlock",
+    "Weights",
+    "initialization",
+    "plain_weights",
+]
 
 INIT_STD = 0.1
 """Standard deviation of a layer's first outputs (openai/iaf)."""

@@ -25,7 +25,7 @@ from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.inpainting import DECISIONS, START_ROUNDS, Noises, State, metropolis
 from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter, check_result
-from vlae_fast.layers import MADEFlow, PixelCNN, initialization
+from vlae_fast.layers import MADEFlow, PixelCNN, Weights, initialization
 from vlae_fast.networks import Decoder, Encoder, images_at_once
 from vlae_fast.portable import log_mean_exp
 from vlae_fast.report import Report, silent
@@ -128,10 +128,10 @@ class VLAE(nn.Module):
         log_prob: Tensor = self.pixelcnn(images, context)
         return log_prob
 
-    def _context(self, z: Tensor | None, n: int) -> Tensor | None:
+    def _context(self, z: Tensor | None, n: int, weights: Weights | None = None) -> Tensor | None:
         """Context maps [n, K, H, W] of the PixelCNN, or logits [n, 1, H, W] of a factorized decoder."""
         if self.decoder is not None:
-            maps: Tensor = self.decoder(z)
+            maps: Tensor = self.decoder(z, weights)
             return maps
         return None if self.context_map is None else self.context_map.expand(n, -1, -1, -1)
 

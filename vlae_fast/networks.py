@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from vlae_fast.config import VLAEConfig
-from vlae_fast.layers import Layer, Linear, ResNet, ResNetBlock, plain_weights
+from vlae_fast.layers import Layer, Linear, ResNet, ResNetBlock, Weights, plain_weights
 
 __all__ = ["Decoder", "Encoder", "images_at_once"]
 
@@ -36,9 +36,12 @@ class Encoder(nn.Module):
         if config.posterior == "iaf":
             self.context = Linear(config.dense_units, config.flow_steps * config.flow_hidden)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x [N, 1, H, W] -> mean and log standard deviation of z [N, D], context of the flow [N, T, M] or None."""
-        weights = plain_weights(self)
+    def forward(self, x: Tensor, weights: Weights | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x [N, 1, H, W] -> mean and log standard deviation of z [N, D], context of the flow [N, T, M] or None.
+
+        weights: its `plain_weights`, where a caller has kept them.
+        """
+        weights = plain_weights(self) if weights is None else weights
         h = self.dense(self.blocks(x, weights).flatten(1), weights, pre_elu=True)
         mean, log_std = self.moments(h, weights, pre_elu=True).chunk(2, dim=1)
         context = None
@@ -66,9 +69,9 @@ class Decoder(nn.Module):
         self.blocks = ResNet(blocks)
         self.output = Layer(config.context_maps if config.decoder == "pixelcnn" else 1, channels[-1], 3, 3)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """See the class."""
-        weights = plain_weights(self)
+    def forward(self, z: Tensor, weights: Weights | None = None) -> Tensor:
+        """See the class; weights: its `plain_weights`, where a caller has kept them."""
+        weights = plain_weights(self) if weights is None else weights
         h = self.dense2(self.dense1(z, weights), weights, pre_elu=True).unflatten(1, self.shape)
         maps: Tensor = self.blocks(h, weights, self.output)
         return maps

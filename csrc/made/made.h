@@ -81,7 +81,7 @@ template <int R>
   for (Index p = 0; p < terms; ++p, a += a_term, panel += panel_width)
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < panel_vectors; ++v) sum[r][v] = fma(a[r * a_row], load(panel + v * lanes), sum[r][v]);
+      for (int v = 0; v < panel_vectors; ++v) sum[r][v] = fma(a + r * a_row, load(panel + v * lanes), sum[r][v]);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < panel_vectors; ++v) store(out + r * out_row + v * lanes, sum[r][v]);

@@ -64,7 +64,7 @@ inline void accumulate(V (&acc)[B][Q], const float*& weight, const float* source
     V x[Q];
     for (int q = 0; q < Q; ++q) x[q] = load(source + q * lanes);
     for (int b = 0; b < B; ++b)
-      for (int q = 0; q < Q; ++q) acc[b][q] = fma(weight[b], x[q], acc[b][q]);
+      for (int q = 0; q < Q; ++q) acc[b][q] = fma(weight + b, x[q], acc[b][q]);
   }
 }
 

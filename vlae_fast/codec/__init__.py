@@ -174,9 +174,7 @@ def _lossless_group(exact: Exact, images: Tensor) -> bytes:
 
 
 def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int) -> bytes:
-    moments = [exact.moments(part) for part in images.split(exact.model.chunk)]
-    mean, std = (np.concatenate(arrays) for arrays in zip(*moments, strict=True))
-    numbers, coder = picked(exact, mean, std, bits, seed), Coders(1)
+    numbers, coder = picked(exact, *exact.moments(images), bits, seed), Coders(1)
     push_numbers(coder, numbers, bits)
     return pack_group(numbers.astype("<u4").tobytes(), coder.to_bytes())
 

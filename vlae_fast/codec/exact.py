@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlae_fast import native, noise
+from vlae_fast import native, noise, ops
 from vlae_fast.checks import instance
 from vlae_fast.codec.ans import Coders
 from vlae_fast.inputs import check_parameter, check_result
+from vlae_fast.layers import plain_weights
 from vlae_fast.model import VLAE
 from vlae_fast.ops import use_backend
 from vlae_fast.ops.made.cpu import made_flow_lattice
@@ -62,6 +63,9 @@ class Exact:
             self._pixelcnn = [p.contiguous() for p in model.pixelcnn.params()]
             self._wiring = wiring(model.pixelcnn.spec, self._pixelcnn)
             self._flow = None if model.prior_flow is None else [p.contiguous() for p in model.prior_flow.params()]
+            self._encoder_weights, self._decoder_weights = (
+                None if network is None else plain_weights(network) for network in (model.encoder, model.decoder)
+            )
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -70,9 +74,12 @@ class Exact:
             yield
 
     def moments(self, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Means and standard deviations [N, D] of q(z|x)."""
-        q: Any = self.model.encode(images)
-        return q.base_dist.loc.numpy(), q.base_dist.scale.numpy()
+        """Means and standard deviations [N, D] of q(z|x). Raises NonFiniteError for a model of huge weights."""
+        assert self.model.encoder is not None
+        parts = [self.model.encoder(part, self._encoder_weights)[:2] for part in images.split(self.model.chunk)]
+        mean, log_std = (torch.cat(moments) for moments in zip(*parts, strict=True))
+        check_result(mean, log_std)
+        return mean.numpy(), ops.exp(log_std).numpy()
 
     def prior_of(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """eps [N, D] of codes z on the lattice; NaN, or beyond FARTHEST, where a codec cannot use them."""
@@ -103,7 +110,7 @@ class Exact:
 
     def context(self, z: NDArray[np.float32] | None, n: int) -> Tensor:
         """What the PixelCNN is told of n images, [n, K, H, W]. Raises NonFiniteError for a model of huge weights."""
-        context = self.model._context(None if z is None else torch.from_numpy(z), n)
+        context = self.model._context(None if z is None else torch.from_numpy(z), n, self._decoder_weights)
         if context is None:
             context = torch.empty(n, 0, self.config.height, self.config.width)
         check_result(context)

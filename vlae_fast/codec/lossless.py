@@ -62,13 +62,14 @@ class _Code(NamedTuple):
 def push_images(exact: Exact, images: Tensor) -> Coders:
     """Stacks of images [N, 1, H, W]."""
     coders = Coders(lanes_of(len(images)))
+    moments = exact.moments(images) if exact.D else ()
     for i, x in enumerate(images.split(len(coders))):
         coders.reserve(room(exact))
         lanes = coders.first(len(x))
         if exact.D == 0:
             exact.push_pixels(lanes, x, exact.context(None, len(x)))
             continue
-        code = _drawn(exact, lanes, x, i)
+        code = _drawn(exact, lanes, [m[i * len(coders) :][: len(x)] for m in moments], i)
         exact.push_pixels(lanes, x, exact.context(code.z, len(x)))
         with lanes.part(code.own) as drawn, lanes.part(~code.own) as others:
             drawn.push_normal(code.eps, GRID)
@@ -78,11 +79,10 @@ def push_images(exact: Exact, images: Tensor) -> Coders:
     return coders
 
 
-def _drawn(exact: Exact, lanes: Coders, x: Tensor, i: int) -> _Code:
-    """The codes of images, drawn with what lies on their stacks where that can be."""
-    moments = exact.moments(x)
-    own: Any = np.zeros(len(x), bool)
-    z, eps = (np.empty((len(x), exact.D), np.float32) for _ in range(2))
+def _drawn(exact: Exact, lanes: Coders, moments: list[NDArray[np.float32]], i: int) -> _Code:
+    """The codes of the images of round i, drawn with what lies on their stacks where that can be."""
+    own: Any = np.zeros(len(lanes), bool)
+    z, eps = (np.empty((len(lanes), exact.D), np.float32) for _ in range(2))
     if i >= _first(exact):
         z = lanes.pop_normal(exact.D, GRID, moments)
         eps = exact.prior_of(z)
