@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vlae_fast import VLAE, plots, use_backend
+from vlae_fast import VLAE, codec, plots, use_backend
 from vlae_fast.data import MissingDataError, load
 
 
@@ -44,6 +44,11 @@ def main():
     plots.pairs(images, again, out / "reconstructions.png")
     bits = model.elbo(images).kl.mean().item() / torch.log(torch.tensor(2.0)).item()
     print(f"48 images compressed to {bits:.1f} bits each (KL) and drawn anew in {1e3 * decompressing:.0f} ms")
+    file = codec.compress(model, images)
+    read, reading = seconds(lambda: codec.decompress(model, file))
+    assert torch.equal(read, images)
+    codes = codec.compress(model, images, lossy=True, bits=16)
+    print(f"as files: lossless {len(file)} bytes, read back in {1e3 * reading:.0f} ms; their codes {len(codes)} bytes")
 
     halves = images[:24].repeat_interleave(4, 0)
     given = halves[:, 0].to(torch.int8)

@@ -46,7 +46,7 @@ def files() -> Iterator[tuple[VLAE, bytes]]:
         images = (torch.rand(25, 1, 5, 4) < 0.4).float()
         yield model, codec.compress(model, images, group=10)
         if conditioning == "latent":
-            yield model, codec.compress(model, images, lossy=True, bits=6, group=10)
+            yield model, codec.compress(model, images, lossy=True, bits=6)
 
 
 def main() -> None:

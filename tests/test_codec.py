@@ -232,9 +232,9 @@ def test_damaged_files(kind):
             assert torch.equal(codec.decompress(model, damaged(data, drawn)), right)
         except codec.CodecError as error:
             assert re.fullmatch("data: .*", str(error))
-    large = b"\xff" * 8 + b"\x01"
-    long = write_file(codec.digest(model), 0, 1, 1, [bytes(4) + b"\x01" * 4000])  # more than an image makes it
-    for absurd in (b"", b"VLAE", b"VLAE\x02" + data[5:], data[:14] + b"\xff" * 40, data[:14] + large + b"\x01", long):
+    long = write_file(codec.digest(model), 0, 1, 1, [bytes(3) + b"\x01" * 4000])  # more than an image makes it
+    counts = (b"\xff" * 40, b"\xff" * 8 + b"\x01\0")
+    for absurd in (b"", data[:2], data[:5], b"V\xc6@" + data[3:], *(data[:6] + count for count in counts), long):
         with pytest.raises(codec.CodecError):
             codec.decompress(model, absurd)
 
@@ -246,7 +246,7 @@ def test_digests():
     with torch.no_grad():
         for parameter in models[0].parameters():
             parameter.fill_(0.1)
-    assert codec.digest(models[0]).hex() == "e7a5766f1210c89b"  # what files on disks begin with
+    assert codec.digest(models[0]).hex() == "e7a576"  # what files on disks begin with
 
 
 def test_another_model():

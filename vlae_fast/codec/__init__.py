@@ -5,7 +5,6 @@ A file is read wherever the model is: every processor computes the same bits her
 
 import hashlib
 import json
-import zlib
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +21,7 @@ from vlae_fast.codec.file import (
     GROUP_PIXELS,
     CodecError,
     Header,
+    checksum,
     fail,
     pack_group,
     read_digest,
@@ -110,7 +110,7 @@ def decompress(
             try:
                 part = _read_group(exact, data[found.place_of(i)], found, i, seed)
             except NonFiniteError:  # of codes that nobody pushed
-                fail(f"damaged in group {i}")
+                fail(f"damaged or cut short, in group {i}")
             images.append(part[max(0, first - start) : first + count - start])
             report(sum(map(len, images)), count)
     return torch.cat(images)
@@ -184,35 +184,35 @@ def _read_group(exact: Exact, data: bytes, found: Header, i: int, seed: int) -> 
         return _redrawn(exact, _read_numbers(data, found, i), i * found.group, seed)
     count = found.images_of(i)
     lanes = lanes_of(count)
-    checksum, coders = _stacks(data, lanes, -(-count // lanes) * room(exact), i)
+    wanted, coders = _stacks(data, lanes, -(-count // lanes) * room(exact), i)
     images = pop_images(exact, coders, count)
-    _check(coders, _bits_of(images), checksum, i)
+    _check(coders, _bits_of(images), wanted, i)
     return images
 
 
 def _read_numbers(data: bytes, found: Header, i: int) -> Any:
     count = found.images_of(i)
-    checksum, coder = _stacks(data, 1, 2 * count, i)
+    wanted, coder = _stacks(data, 1, 2 * count, i)
     numbers = pop_numbers(coder, count, found.bits)
-    _check(coder, numbers.astype("<u4").tobytes(), checksum, i)
+    _check(coder, numbers.astype("<u4").tobytes(), wanted, i)
     return numbers
 
 
-def _stacks(data: bytes, lanes: int, most_words: int, i: int) -> tuple[int, Coders]:
+def _stacks(data: bytes, lanes: int, most_words: int, i: int) -> tuple[bytes, Coders]:
     """Checksum and coders of a group; no stack is longer than images make it. Raises CodecError."""
-    checksum, stacks = unpack_group(data, lanes)
+    wanted, stacks = unpack_group(data, lanes)
     if max(map(len, stacks)) > 4 * most_words + 8:
-        fail(f"damaged in group {i}")
+        fail(f"damaged or cut short, in group {i}")
     try:
-        return checksum, Coders.from_bytes(stacks)
+        return wanted, Coders.from_bytes(stacks)
     except ValueError:
-        fail(f"damaged in group {i}")
+        fail(f"damaged or cut short, in group {i}")
 
 
-def _check(coders: Coders, content: bytes, checksum: int, i: int) -> None:
+def _check(coders: Coders, content: bytes, wanted: bytes, i: int) -> None:
     """Raises CodecError where the coders do not end empty, or with another content."""
-    if coders.state.any() or coders.words.any() or zlib.crc32(content) != checksum:
-        fail(f"damaged in group {i}")
+    if coders.state.any() or coders.words.any() or checksum(content) != wanted:
+        fail(f"damaged or cut short, in group {i}")
 
 
 def _redrawn(exact: Exact, numbers: Any, first: int, seed: int) -> Tensor:

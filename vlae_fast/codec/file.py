@@ -4,13 +4,15 @@ import zlib
 from dataclasses import dataclass
 from typing import NoReturn
 
-__all__ = ["CodecError", "Header", "pack_group", "read_digest", "read_header", "unpack_group", "write_file"]
+__all__ = ["CodecError", "Header", "checksum", "pack_group", "read_digest", "read_header", "unpack_group", "write_file"]
 
-MAGIC = b"VLAE\x01"
-"""The last byte is the version."""
-DIGEST_BYTES = 8
+MAGIC = b"V\xc6"
+VERSION = 1
+"""In the three high bits of the next byte."""
+DIGEST_BYTES = 3
 _FIXED = len(MAGIC) + 1 + DIGEST_BYTES
 """Bytes before the numbers."""
+_CHECKSUM_BYTES = 3
 MOST_IMAGES = 2**40
 GROUP_PIXELS = 2**24
 """Of the images of a group at most: what a reader must hold in memory."""
@@ -53,31 +55,36 @@ class Header:
 
 def write_file(digest: bytes, bits: int, count: int, group: int, groups: list[bytes]) -> bytes:
     """A whole file."""
-    numbers = [count, group, *map(len, groups)]
-    return b"".join([MAGIC, bytes([bits]), digest, *map(_varint, numbers), *groups])
+    numbers = [count, group, *map(len, groups)] if count > group else [count, 0]
+    return b"".join([MAGIC, bytes([VERSION << 5 | bits]), digest, *map(_varint, numbers), *groups])
 
 
 def read_digest(data: bytes) -> bytes:
     """Of the model that wrote a file. Raises CodecError."""
-    if data[: len(MAGIC) - 1] != MAGIC[:-1]:
-        fail("no file of this format (it does not begin with VLAE)")
-    if data[len(MAGIC) - 1 : len(MAGIC)] != MAGIC[-1:]:
-        fail(f"version {MAGIC[-1]} of the format wanted, got {data[len(MAGIC) - 1 : len(MAGIC)].hex() or 'nothing'}")
+    if data[: len(MAGIC)] != MAGIC:
+        fail(f"no file of this format (it does not begin with the bytes {MAGIC.hex(' ')})")
     if len(data) < _FIXED:
         fail("cut short in its header")
+    if data[len(MAGIC)] >> 5 != VERSION:
+        fail(f"version {VERSION} of the format wanted, got {data[len(MAGIC)] >> 5}")
     return data[len(MAGIC) + 1 : _FIXED]
 
 
 def read_header(data: bytes, pixels: int, most_bits: int) -> Header:
     """What a file says of itself, for images of so many pixels. Raises CodecError."""
     digest = read_digest(data)
-    bits = data[len(MAGIC)]
+    bits = data[len(MAGIC)] & 31
     if bits > most_bits:
         fail(f"damaged: codes of {bits} bits, at most {most_bits} wanted")
     count, place = _read_varint(data, _FIXED)
     group, place = _read_varint(data, place)
-    if count > MOST_IMAGES or not 1 <= group <= max(1, GROUP_PIXELS // max(1, pixels)):
+    one = group == 0
+    if one:
+        group = max(1, count)
+    if count > MOST_IMAGES or group > max(1, GROUP_PIXELS // max(1, pixels)):
         fail(f"damaged: {count} images in groups of {group}")
+    if one:
+        return Header(digest, bits, count, group, (len(data),) if count else (), place)
     n_groups = -(-count // group)
     if n_groups > len(data):
         fail(f"damaged or cut short: {n_groups} groups in {len(data)} bytes")
@@ -93,14 +100,14 @@ def read_header(data: bytes, pixels: int, most_bits: int) -> Header:
 def pack_group(content: bytes, stacks: list[bytes]) -> bytes:
     """Stacks behind the checksum of what they hold."""
     sizes = b"".join(_varint(len(stack)) for stack in stacks[:-1])
-    return b"".join([zlib.crc32(content).to_bytes(4, "little"), sizes, *stacks])
+    return b"".join([checksum(content), sizes, *stacks])
 
 
-def unpack_group(data: bytes, lanes: int) -> tuple[int, list[bytes]]:
+def unpack_group(data: bytes, lanes: int) -> tuple[bytes, list[bytes]]:
     """The checksum, and so many stacks. Raises CodecError."""
-    if len(data) < 4:
+    if len(data) < _CHECKSUM_BYTES:
         fail("damaged: a group without its checksum")
-    sizes, place = [], 4
+    sizes, place = [], _CHECKSUM_BYTES
     for _ in range(lanes - 1):
         size, place = _read_varint(data, place)
         sizes.append(size)
@@ -111,7 +118,12 @@ def unpack_group(data: bytes, lanes: int) -> tuple[int, list[bytes]]:
     for size in [*sizes, rest]:
         stacks.append(data[place : place + size])
         place += size
-    return int.from_bytes(data[:4], "little"), stacks
+    return data[:_CHECKSUM_BYTES], stacks
+
+
+def checksum(content: bytes) -> bytes:
+    """The low bytes of the CRC-32."""
+    return zlib.crc32(content).to_bytes(4, "little")[:_CHECKSUM_BYTES]
 
 
 def _varint(number: int) -> bytes:

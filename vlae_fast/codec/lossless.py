@@ -3,8 +3,9 @@
 Images are dealt to lanes, each a stack. With what lies on its stack, a lane draws z from q(z|x), which takes -log q
 bits off; then x is pushed under p(x|z), and z under the prior. Popping goes the way back, and ends with those bits.
 
-A lane that has little on its stack yet would draw badly, so its first images take a code from a list that both sides
-have (`Exact.listed`), and push its number. So do images whose code lies where the prior has no bins.
+A draw that empties a stack would be a bad one, so the first images of a lane take a code from a list that both sides
+have (`Exact.listed`), and push its number; how many, is pushed last. So do images whose code lies where the prior has
+no bins.
 """
 
 from typing import Any, NamedTuple
@@ -26,18 +27,14 @@ _USUAL = (1 << RARELY) - 1
 MOST_LANES = 64
 IMAGES_A_LANE = 128
 """What a lane costs, 50 bits or so, is spread over these."""
-FIRST_SHARE = 16
-"""An image leaves about 110 bits on the stack and takes 7 a dimension of z: one image first for so many dimensions."""
+FIRST_BITS = 5
+"""Of the number of a lane's first images, which have no flag for this."""
+MOST_FIRST = (1 << FIRST_BITS) - 1
 
 
 def lanes_of(count: int) -> int:
     """How many lanes so many images are dealt to."""
     return max(1, min(MOST_LANES, count // IMAGES_A_LANE))
-
-
-def _first(exact: Exact) -> int:
-    """Rounds without draws."""
-    return -(-exact.D // FIRST_SHARE)
 
 
 def room(exact: Exact) -> int:
@@ -62,6 +59,7 @@ class _Code(NamedTuple):
 def push_images(exact: Exact, images: Tensor) -> Coders:
     """Stacks of images [N, 1, H, W]."""
     coders = Coders(lanes_of(len(images)))
+    first = np.full(len(coders), -1)  # images of each lane, once it is known
     moments = exact.moments(images) if exact.D else ()
     for i, x in enumerate(images.split(len(coders))):
         coders.reserve(room(exact))
@@ -69,26 +67,28 @@ def push_images(exact: Exact, images: Tensor) -> Coders:
         if exact.D == 0:
             exact.push_pixels(lanes, x, exact.context(None, len(x)))
             continue
-        code = _drawn(exact, lanes, [m[i * len(coders) :][: len(x)] for m in moments], i)
+        code = _drawn(exact, lanes, [m[i * len(coders) :][: len(x)] for m in moments])
         exact.push_pixels(lanes, x, exact.context(code.z, len(x)))
         with lanes.part(code.own) as drawn, lanes.part(~code.own) as others:
             drawn.push_normal(code.eps, GRID)
             others.push_number(BOOK_BITS, code.numbers)
-        if i >= _first(exact):
-            lanes.push(RARELY, *_flag(code.own))
+        begun = first[: len(x)]
+        begun[(begun < 0) & (code.own | (i == MOST_FIRST))] = i
+        with lanes.part(begun >= 0) as flagged:
+            flagged.push(RARELY, *_flag(code.own[begun >= 0]))
+    if exact.D:
+        coders.reserve(1)
+        coders.push_number(FIRST_BITS, np.where(first < 0, MOST_FIRST, first))
     return coders
 
 
-def _drawn(exact: Exact, lanes: Coders, moments: list[NDArray[np.float32]], i: int) -> _Code:
-    """The codes of the images of round i, drawn with what lies on their stacks where that can be."""
-    own: Any = np.zeros(len(lanes), bool)
-    z, eps = (np.empty((len(lanes), exact.D), np.float32) for _ in range(2))
-    if i >= _first(exact):
-        z = lanes.pop_normal(exact.D, GRID, moments)
-        eps = exact.prior_of(z)
-        own = (np.abs(eps) <= FARTHEST).all(1)
-        with lanes.part(~own) as others:
-            others.push_normal(z[~own], GRID, [m[~own] for m in moments])
+def _drawn(exact: Exact, lanes: Coders, moments: list[NDArray[np.float32]]) -> _Code:
+    """The codes of a round of images, drawn with what lies on their stacks where that is enough."""
+    z = lanes.pop_normal(exact.D, GRID, moments)
+    eps = exact.prior_of(z)
+    own = (np.abs(eps) <= FARTHEST).all(1) & (lanes.words > 0)
+    with lanes.part(~own) as others:
+        others.push_normal(z[~own], GRID, [m[~own] for m in moments])
     numbers = np.empty(0, np.int64)
     if not own.all():
         numbers = likeliest(*exact.book, *(m[~own] for m in moments))
@@ -99,16 +99,18 @@ def _drawn(exact: Exact, lanes: Coders, moments: list[NDArray[np.float32]], i: i
 def pop_images(exact: Exact, coders: Coders, count: int) -> Tensor:
     """The images that `push_images` was given; the coders end as they began, empty, unless something was damaged."""
     rounds: list[Tensor] = []
+    first = coders.pop_number(FIRST_BITS) if exact.D else np.empty(0)
     for i in reversed(range(-(-count // len(coders)))):
         coders.reserve(room(exact))
         lanes = coders.first(min(len(coders), count - i * len(coders)))
         if exact.D == 0:
             rounds.append(exact.pop_pixels(lanes, exact.context(None, len(lanes))))
             continue
+        begun = first[: len(lanes)] <= i
         own: Any = np.zeros(len(lanes), bool)
-        if i >= _first(exact):
-            own = lanes.slots(RARELY) < _USUAL
-            lanes.pop(RARELY, *_flag(own))
+        with lanes.part(begun) as flagged:
+            own[begun] = drew = flagged.slots(RARELY) < _USUAL
+            flagged.pop(RARELY, *_flag(drew))
         z = np.empty((len(lanes), exact.D), np.float32)
         with lanes.part(own) as drawn, lanes.part(~own) as others:
             z[own] = exact.code_of(drawn.pop_normal(exact.D, GRID))
