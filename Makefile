@@ -6,7 +6,8 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check lint gpu-kernels bench bench-all bench-compare bench-isa isa aarch64 sanitizers cuda-sim ptx \
-  fuzz kill torchrun docs examples accelerate gpu-report wheel compilers matrix matrix-oldest matrix-newest clean
+  fuzz kill torchrun docs examples accelerate explore wasm gpu-report wheel compilers matrix matrix-oldest matrix-newest \
+  clean
 
 demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 	$(BIN)/python examples/demo.py
@@ -14,8 +15,8 @@ demo: .venv/installed  ## pictures drawn from the shipped weights, in runs/demo
 test: .venv/installed
 	$(BIN)/pytest -q -n auto -m "not slow"
 
-check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill torchrun docs examples accelerate gpu-report wheel \
-  compilers matrix-oldest  ## the long checks
+check: lint gpu-kernels isa aarch64 sanitizers cuda-sim ptx fuzz kill torchrun docs examples accelerate explore \
+  gpu-report wheel compilers matrix-oldest  ## the long checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -86,6 +87,33 @@ examples: .venv/installed
 accelerate: .venv/installed
 	$(BIN)/pip install -q nflows normflows zuko pyro-ppl || echo "without some of nflows, normflows, zuko and pyro"
 	$(BIN)/pytest -q tests/test_accelerate.py
+
+# The WebAssembly of `vlae-fast explore`, from the sources of csrc in plain arithmetic, as clang of PyPI's ziglang makes
+# it: the same bytes on every machine.
+WASM := vlae_fast/explore/vlae.wasm
+WASM_SOURCES := $(wildcard csrc/wasm/*.cpp) $(patsubst %,csrc/%.cpp,bernoulli/bernoulli dense/dense exp/exp \
+  made/forward made/inverse made/made pixelcnn/forward pixelcnn/sample resnet/resnet weight_norm/weight_norm)
+WASM_FLAGS := -target wasm32-wasi -std=c++20 -O3 -msimd128 -mbulk-memory -ffp-contract=off -fno-exceptions -fno-rtti \
+  -fvisibility=hidden -DVLAE_ISA=wasm -Icsrc -w
+ZIG := ZIG_LOCAL_CACHE_DIR=build/zig ZIG_GLOBAL_CACHE_DIR=build/zig $(BIN)/python -m ziglang
+wasm: build/wasm/vlae.wasm
+	cp $< $(WASM)
+
+build/wasm/vlae.wasm: $(WASM_SOURCES:csrc/%.cpp=build/wasm/%.o)
+	$(ZIG) wasm-ld --no-entry --gc-sections -s -z stack-size=262144 --max-memory=2147483648 $^ -o $@
+
+build/wasm/%.o: csrc/%.cpp $(wildcard csrc/*.h csrc/*/*.h) | .venv/zig
+	mkdir -p $(@D) && $(ZIG) c++ $(WASM_FLAGS) -c $< -o $@
+
+.venv/zig: .venv/installed
+	$(BIN)/pip install -q ziglang
+	touch $@
+
+# The WebAssembly on record is that of the sources; a browser, where there is one, opens a page and plays with it.
+explore: .venv/installed
+	if $(MAKE) -s .venv/zig; then $(MAKE) -s build/wasm/vlae.wasm && cmp build/wasm/vlae.wasm $(WASM); \
+	  else echo "ziglang not found: skipped"; fi
+	$(BIN)/pytest -q -m slow tests/test_explore.py
 
 # What runs on a GPU machine, all but the launches.
 gpu-report: .venv/installed

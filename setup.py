@@ -112,7 +112,7 @@ def write_native(ninja: Writer, target: str) -> None:
     """Writes the rules that build `target`, the CPU module."""
     objects = write_bindings(ninja, BINDINGS)
     objects += [compile_source(ninja, CSRC / source, source, "") for source in COMMON]
-    once = COMMON + BINDINGS + CUDA_BINDINGS
+    once = COMMON + BINDINGS + CUDA_BINDINGS + [str(p.relative_to(CSRC)) for p in CSRC.glob("wasm/*.cpp")]
     kernels = [name for name in sorted(str(p.relative_to(CSRC)) for p in CSRC.glob("*/*.cpp")) if name not in once]
     for isa, flags in INSTRUCTION_SETS.items():
         for source in kernels:

@@ -31,7 +31,7 @@ CROSS, EMULATOR = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64-static") o
 
 def hashes(compiler, isas, fused, folder, run=(), link=()):
     """Instruction set -> case -> hash, of the program that this compiler makes; plain arithmetic beside fused."""
-    kernels = [p for p in sorted(CSRC.glob("*/*.cpp")) if p not in COMMON and p.parent.name != "bindings"]
+    kernels = [p for p in sorted(CSRC.glob("*/*.cpp")) if p not in COMMON and p.parent.name not in ("bindings", "wasm")]
     jobs = [(p, [*flags, f"-DVLAE_ISA={isa}"], f"{isa}-{p.stem}") for isa, flags in isas.items() for p in kernels]
     plain = {isa: [*flags, f"-DVLAE_ISA={isa}_plain", "-DVLAE_PLAIN"] for isa, flags in isas.items() if isa in fused}
     jobs += [(CSRC / f"{p}.cpp", flags, f"{isa}_plain-{Path(p).name}") for isa, flags in plain.items() for p in PLAIN]

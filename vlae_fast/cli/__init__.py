@@ -1,4 +1,4 @@
-"""The command line: `vlae-fast train | evaluate | sample | reconstruct | compress | decompress | data |
+"""The command line: `vlae-fast train | evaluate | sample | reconstruct | compress | decompress | explore | data |
 info`; `vlae-fast --version`.
 
 Exit status: 0, 2 for bad input, 1 for a failure, 130 where Ctrl-C, a signal or the end of the pipe behind it stopped it
@@ -20,6 +20,7 @@ from vlae_fast import pretrained
 from vlae_fast.cli.codec import Compress, Decompress
 from vlae_fast.cli.draw import Reconstruct, Sample
 from vlae_fast.cli.evaluate import Evaluate
+from vlae_fast.cli.explore import Explore
 from vlae_fast.cli.info import Data, Info
 from vlae_fast.cli.train import Train
 from vlae_fast.config import VLAEConfig
@@ -115,6 +116,7 @@ def _parsed(argv: list[str], train: Train) -> Any:
         | Annotated[Reconstruct, subcommand("reconstruct")]
         | Annotated[Compress, subcommand("compress")]
         | Annotated[Decompress, subcommand("decompress")]
+        | Annotated[Explore, subcommand("explore")]
         | Annotated[Data, subcommand("data")]
         | Annotated[Info, subcommand("info")]
     )
