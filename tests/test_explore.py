@@ -246,7 +246,7 @@ def test_a_browser_plays_with_the_page(opened, shipped):
             posterior = model.encode(drawn.float()).base_dist
             assert browser.run("code()") == as_object(posterior.loc + posterior.scale * eps)
         browser.run("document.querySelectorAll('#textures button')[3].click()")
-        assert shows(browser, of_page(4, 0))
+        assert shows(browser, of_page(3, 0))
 
         # Its code, copied and pasted.
         browser.call("Browser.grantPermissions", permissions=["clipboardReadWrite"], session=None)

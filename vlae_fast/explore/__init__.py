@@ -64,7 +64,7 @@ def page(model: VLAE, *, name: str = "model", trained_on: str = "", images: Tens
         "digest": codec.digest(model).hex(),
         **_axes(model, images),
     }
-    style, script = _text("page.css"), _text("page.js")
+    style, script = _text("page.css"), _text("page.js") + _text("controls.js")
     return _filled(
         _text("page.html"),
         title=html.escape(name),

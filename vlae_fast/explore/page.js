@@ -5,14 +5,14 @@
 const $ = (id) => document.getElementById(id);
 const facts = JSON.parse($("facts").textContent);
 const { height: H, width: W, latent: D } = facts;
-const PIXELS = H * W, WALL = 48, COLUMNS = 6, TEXTURES = 8, STEPS = 9, COMPLETIONS = 4, ROUNDS = 120, BIT_SAMPLES = 4;
+const PIXELS = H * W, WALL = 48, COLUMNS = 6, TEXTURES = 7, STEPS = 9, COMPLETIONS = 4, ROUNDS = 120, BIT_SAMPLES = 4;
 const FIRST = 4, OTHER = 2;  // samples that the page begins with
 const REACH = 3;  // standard deviations from the chosen picture to the end of a slider
 const LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";  // Crockford's base 32: none is mistaken for another
 
 const state = {
   seed: "0",          // of the wall
-  source: { sample: 0 },  // where the code came from: {sample} of the seed, {code: text} or {drawing: true}
+  source: {},         // where the code came from: {sample} of the seed, {code: text}, or {words}
   origin: null,       // that code, Float32Array [D]
   moved: facts.axes.map(() => 0),  // standard deviations along each axis
   texture: "0",       // seed of the pixels' random numbers
@@ -83,6 +83,7 @@ function paintPicture() {
     if (!given || given[i] >= 0) return mixed(colors.card, colors.ink, shown[i]);
     return mixed(colors.unknown, colors.ink, 0.3 * shown[i]);
   });
+  paintImage($("copy-of-picture"), shown);
 }
 
 function paintMap() {
@@ -138,7 +139,7 @@ function change(fields) {
 // The drawing becomes the picture; what was forgotten is filled in before it is encoded.
 async function draw(given) {
   state.drawing = given;
-  state.source = { drawing: true };
+  state.source = { words: "Your drawing" };
   state.moved.fill(0);
   if (!given.includes(-1)) shown = Uint8Array.from(given);
   paintPicture();
@@ -166,14 +167,15 @@ async function refreshPicture() {
   describe();
 }
 
-const textureOf = (i) => String(BigInt(state.texture) + BigInt(i) & (1n << 64n) - 1n);
+// The seed of the ith other texture. That of a drawing is nobody's, so that its first is the seed itself.
+const textureOf = (i) => String(BigInt(state.texture) + BigInt(i + (state.drawing ? 0 : 1)) & (1n << 64n) - 1n);
 
 async function refreshTextures() {
-  const textures = Array.from({ length: TEXTURES }, (_, i) => [textureOf(i + (state.drawing ? 0 : 1)), item()]);
+  const textures = Array.from({ length: TEXTURES }, (_, i) => [textureOf(i), item()]);
   const images = await decode(repeated(code(), TEXTURES), textures);
-  textureTiles.forEach((canvas, i) => paintImage(canvas, part(images, i)));
+  textureTiles.forEach((canvas, i) => paintImage(canvas, i === 0 ? shown : part(images, i - 1)));
   const differing = shown.reduce((sum, value, j) => sum + (value !== images[j]), 0);
-  $("changed").textContent = `The first of these differs from the picture in ${differing} of ${PIXELS} pixels.`;
+  $("changed").textContent = `The first is the picture; the second differs from it in ${differing} of ${PIXELS} pixels.`;
 }
 
 async function refreshBits() {
@@ -194,7 +196,7 @@ let later;
 async function refreshString() {
   const { number, of } = await ask("number", { x: shown });
   clearTimeout(later);
-  if (of < facts.mostCodes) later = setTimeout(() => refreshString().catch(fail), 2000);  // there are more by then
+  if (of < facts.mostCodes) later = setTimeout(() => refreshString().then(remember).catch(fail), 2000);  // there are more by then
   if (document.activeElement !== $("string")) $("string").value = written(number);
   $("string-note").textContent = `Of ${of.toLocaleString("en")} codes that every machine can list, the number of ` +
     `the one that fits best: ${Math.ceil(Math.log2(of))} bits as four letters, and one as a check.`;
@@ -265,15 +267,14 @@ async function run() {
 // --- words --------------------------------------------------------------------------------------------------------
 
 function describe() {
-  const { sample, code: text, drawing } = state.source;
+  const { sample, code: text, words } = state.source;
+  const what = text ? `Decompressed from ${text}` : words ?? `Sample ${sample} of seed ${state.seed}`;
   const moved = state.moved.some(Boolean) ? ", moved" : "";
-  const what = drawing ? state.drawing ? "Your drawing" : "Your drawing, decompressed"
-    : text ? `Decompressed from ${text}` : `Sample ${sample} of seed ${state.seed}`;
-  const texture = state.drawing || (text === undefined && state.texture === state.seed && !drawing) ? ""
-    : `, texture ${state.texture}`;
+  const own = state.drawing || (sample !== undefined && state.texture === state.seed);
+  const texture = own ? "" : `, texture ${state.texture}`;
   $("caption").textContent = what + moved + texture;
-  $("picture").setAttribute("aria-label",
-    `${what}${moved}${texture}: ${shown.reduce((a, b) => a + b, 0)} of ${PIXELS} pixels inked`);
+  const ink = shown.reduce((a, b) => a + b, 0);
+  $("picture").setAttribute("aria-label", `${what}${moved}${texture}: ${ink} of ${PIXELS} pixels inked`);
 }
 
 function describeControls() {
@@ -354,180 +355,3 @@ async function follow() {
   const steps = (fields.get("move") ?? "").split(/[ +]/);
   change({ moved: state.moved.map((_, a) => within(steps[a], -REACH, REACH)) });
 }
-
-// --- controls -----------------------------------------------------------------------------------------------------
-
-let wallFirst = 0, wallImages, wallCodes, wallButtons = [];
-
-async function showWall(first) {
-  const { images, z } = await ask("sample", { seed: state.seed, first, n: WALL, temperature: 1 });
-  [wallFirst, wallImages, wallCodes] = [first, images, z];
-  tiles($("wall"), WALL, (i) => `Sample ${first + i}`, (i) => choose(i)).forEach((canvas, i) => paintImage(canvas, part(images, i)));
-  wallButtons = [...$("wall").children];
-  wallButtons.forEach((button) => button.setAttribute("role", "option"));
-  $("seed").value = state.seed;
-}
-
-function choose(i, texture = null) {
-  show(wallCodes.slice(i * D, (i + 1) * D), { sample: wallFirst + i }, texture ?? state.seed);
-}
-
-async function otherWall() {
-  await showWall((wallFirst + WALL) % 0xFFFFFF00);
-  choose(0);
-}
-
-// Keys move within the wall as in a grid.
-$("wall").addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -COLUMNS, ArrowDown: COLUMNS }[event.key];
-  const next = wallButtons[wallButtons.indexOf(document.activeElement) + step];
-  if (!next) return;
-  event.preventDefault();
-  next.focus();
-  next.click();
-});
-
-const axes = facts.axes.map((_, a) => {
-  const row = document.createElement("div"), middle = document.createElement("div"), label = document.createElement("label"),
-    slider = document.createElement("input"), output = document.createElement("output");
-  row.className = "axis";
-  Object.assign(slider, { type: "range", min: -REACH, max: REACH, step: 0.1, value: 0, id: `axis-${a}` });
-  label.htmlFor = slider.id;
-  label.append(`Axis ${a + 1} · ${(100 * facts.shares[a]).toFixed(0)}%`, output);
-  middle.append(label, slider);
-  const move = (steps) => change({ drawing: null, moved: state.moved.map((old, b) => b === a ? steps : old) });
-  slider.addEventListener("input", () => move(Number(slider.value)));
-  const [low, high] = [-REACH, REACH].map((end) => tile(`Axis ${a + 1} at ${end} standard deviations`, () => move(end)));
-  row.append(low, middle, high);
-  $("axes").append(row);
-  return { slider, output, canvases: [low, high].map((button) => button.firstChild) };
-});
-
-const textureTiles = tiles($("textures"), TEXTURES, (i) => `Texture ${i + 1}: take this one`,
-  (i) => change({ texture: textureOf(i + (state.drawing ? 0 : 1)), drawing: null }));
-const betweenTiles = tiles($("between"), STEPS, (k) => `Step ${k + 1} of ${STEPS}: take this one`,
-  (k) => { if (betweenCodes) show(betweenCodes[k], { drawing: true }, state.texture); });
-const completionTiles = tiles($("completions"), COMPLETIONS, (i) => `Completion ${i + 1}: take this one`,
-  (i) => { if (completed) draw(Int8Array.from(part(completed, i))); });
-
-const redraw = () => change({ texture: textureOf(state.drawing ? 0 : 1), drawing: null });
-$("redraw").addEventListener("click", redraw);
-$("more").addEventListener("click", otherWall);
-$("reset").addEventListener("click", () => change({ moved: state.moved.map(() => 0) }));
-$("pin").addEventListener("click", () => change({ start: code() }));
-$("temperature").addEventListener("input", (event) => change({ temperature: Number(event.target.value), drawing: null }));
-$("seed").addEventListener("change", async (event) => {
-  state.seed = wholeIn(event.target.value.trim(), WORD) ?? state.seed;
-  await showWall(0);
-  choose(0);
-});
-$("clear").addEventListener("click", () => draw(new Int8Array(PIXELS)));
-$("forget").addEventListener("click", () => draw(Int8Array.from(shown, (value, i) => i < PIXELS - Math.floor(H / 2) * W ? value : -1)));
-
-$("copy").addEventListener("click", async () => {
-  $("string").select();
-  try {
-    await navigator.clipboard.writeText($("string").value);
-  } catch {
-    document.execCommand("copy");
-  }
-  $("string-note").textContent = "Copied: five letters instead of a picture.";
-});
-$("paste").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  try {
-    const text = $("string").value;
-    $("string").blur();
-    await decompress(text);
-  } catch (error) {
-    $("string-note").textContent = error.message;
-  }
-});
-
-document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input[type=text]") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "r") redraw();
-  if (event.key === "n") otherWall();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  readColors();
-  wallButtons.forEach((button, i) => paintImage(button.firstChild, part(wallImages, i)));
-  refresh();
-});
-addEventListener("hashchange", () => { if (location.hash !== address) follow().catch(fail); });
-
-// --- drawing ------------------------------------------------------------------------------------------------------
-
-const pen = () => Number(document.querySelector("#pens input:checked").value);
-
-// Marks a pixel and those beside it; thick pens for what takes away.
-function mark(given, row, column) {
-  const value = pen();
-  for (let i = -1; i <= 1; ++i)
-    for (let j = -1; j <= 1; ++j) {
-      const [r, c] = [row + i, column + j];
-      if ((value === 1 && Math.abs(i) + Math.abs(j) > 1) || r < 0 || r >= H || c < 0 || c >= W) continue;
-      given[r * W + c] = value;
-    }
-}
-
-const canvas = $("picture");
-let last = null;
-
-function stroke(event) {
-  const box = canvas.getBoundingClientRect(), given = Int8Array.from(state.drawing ?? shown);
-  for (const { clientX, clientY } of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
-    const at = [(clientY - box.top) / box.height * H, (clientX - box.left) / box.width * W];
-    const from = last ?? at, steps = Math.ceil(Math.max(...at.map((x, i) => Math.abs(x - from[i])), 0.1) * 2);
-    for (let k = 1; k <= steps; ++k)
-      mark(given, ...at.map((x, i) => Math.floor(from[i] + (x - from[i]) * k / steps)));
-    last = at;
-  }
-  draw(given);
-}
-canvas.addEventListener("pointerdown", (event) => {
-  canvas.setPointerCapture(event.pointerId);
-  last = null;
-  stroke(event);
-});
-canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1 && last) stroke(event); });
-canvas.addEventListener("pointerup", () => { last = null; });
-canvas.addEventListener("pointercancel", () => { last = null; });
-
-const cursor = [Math.floor(H / 2), Math.floor(W / 2)];
-function showCursor() {
-  const box = $("cursor").style;
-  [box.top, box.height] = [`${100 * cursor[0] / H}%`, `${100 / H}%`];
-  [box.left, box.width] = [`${100 * cursor[1] / W}%`, `${100 / W}%`];
-}
-canvas.addEventListener("focus", () => { $("cursor").hidden = !canvas.matches(":focus-visible"); showCursor(); });
-canvas.addEventListener("blur", () => { $("cursor").hidden = true; });
-canvas.addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-  if (!step && event.key !== " ") return;
-  event.preventDefault();
-  $("cursor").hidden = false;
-  if (step) [H, W].forEach((n, i) => { cursor[i] = (cursor[i] + step[i] + n) % n; });
-  showCursor();
-  if (step && !event.shiftKey) return;
-  const given = Int8Array.from(state.drawing ?? shown), at = cursor[0] * W + cursor[1];
-  given[at] = pen() === 1 && given[at] === 1 && !step ? 0 : pen();
-  draw(given);
-});
-
-// --- the beginning ------------------------------------------------------------------------------------------------
-
-async function begin() {
-  document.documentElement.style.setProperty("--w", W);
-  document.documentElement.style.setProperty("--h", H);
-  readColors();
-  await ask("open", { facts, module: $("module").textContent, weights: $("weights").textContent });
-  await follow();
-  state.start = wallCodes.slice(OTHER * D, (OTHER + 1) * D);
-  const learned = facts.trainedOn ? `, learned from ${facts.trainedOn}` : "";
-  $("about").textContent = `Model ${facts.name}${learned}: ${facts.weights.toLocaleString("en")} weights, codes of ` +
-    `${D} dimensions, images of ${H} × ${W} pixels.`;
-  await refresh();
-  $("status").textContent = "";
-}
-begin().catch(fail);
