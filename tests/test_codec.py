@@ -298,15 +298,15 @@ class List:
     def __init__(self, seed, bits):
         self.codes = np.random.default_rng(seed).standard_normal((1 << bits, 2)).astype(np.float32)
 
-    def listed(self, numbers):
-        return self.codes[numbers], self.codes[numbers]
+    def blocks(self):
+        return [(part, (part * part).sum(1) / 2) for part in np.split(self.codes, 4)]
 
 
 def test_codes_are_distributed_as_the_posterior():
     """Moments of the codes picked from 2,000 lists, in two dimensions, against those of q; early numbers lead."""
     mean, std, bits = np.float32([[0.7, -0.4]]), np.float32([[0.3, 0.5]]), 10
     lists = [List(seed, bits) for seed in range(2000)]
-    numbers = [picked(one, mean, std, bits, seed)[0] for seed, one in enumerate(lists)]
+    numbers = [picked(one.blocks(), 1 << bits, mean, std, seed)[0] for seed, one in enumerate(lists)]
     scores = np.stack([one.codes[k] for one, k in zip(lists, numbers, strict=True)] - mean) / std
     assert np.abs(scores.mean(0)).max() < 0.1  # 4 standard errors
     assert np.abs(scores.std(0) - 1).max() < 0.07

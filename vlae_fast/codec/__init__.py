@@ -29,6 +29,7 @@ from vlae_fast.codec.file import (
     unpack_group,
     write_file,
 )
+from vlae_fast.codec.kept import blocks
 from vlae_fast.codec.lossless import lanes_of, pop_images, push_images, room
 from vlae_fast.codec.lossy import MOST_BITS, picked, pop_numbers, push_numbers
 from vlae_fast.config import VLAEConfig
@@ -138,7 +139,12 @@ def digest_in(data: bytes) -> bytes:
 
 
 def digest(model: VLAE) -> bytes:
-    """Tells models apart: the start of the sha256 of configuration and weights.
+    """Tells models apart: the start of the sha256 of configuration and weights."""
+    return _sha256(model)[:DIGEST_BYTES]
+
+
+def _sha256(model: VLAE) -> bytes:
+    """Of configuration and weights.
 
     Of the configuration what is not as usual, so that a file stays readable when a version brings new fields.
     """
@@ -148,7 +154,7 @@ def digest(model: VLAE) -> bytes:
     for name, tensor in sorted(model.state_dict().items()):
         hashed.update(name.encode())
         hashed.update(np.ascontiguousarray(tensor.numpy(force=True)).data)
-    return hashed.digest()[:DIGEST_BYTES]
+    return hashed.digest()
 
 
 def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -174,7 +180,8 @@ def _lossless_group(exact: Exact, images: Tensor) -> bytes:
 
 
 def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int) -> bytes:
-    numbers, coder = picked(exact, *exact.moments(images), bits, seed), Coders(1)
+    listed = blocks(exact, _sha256(exact.model), bits)
+    numbers, coder = picked(listed, 1 << bits, *exact.moments(images), seed), Coders(1)
     push_numbers(coder, numbers, bits)
     return pack_group(numbers.astype("<u4").tobytes(), coder.to_bytes())
 

@@ -6,21 +6,20 @@ q(z|x), the better the more there are (ordered random coding: Theis & Yosri 2022
 likelier: their length in bits is written first, then the bits.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_fast.codec.ans import Coders
-from vlae_fast.codec.exact import Exact
 
 __all__ = ["MOST_BITS", "likeliest", "picked", "pop_numbers", "push_numbers"]
 
 MOST_BITS = 24
-_BLOCK = 1 << 13
-"""Codes looked at together ..."""
 _IMAGES = 256
-"""... for so many images."""
+"""That a block of codes is looked at for at once."""
 _LENGTH_BITS = 16
 
 Floats = NDArray[np.float32]
@@ -33,30 +32,30 @@ class _Ratio:
         self.precision = torch.from_numpy(std) ** -2
         self.slope = torch.from_numpy(mean) * self.precision
 
-    def at(self, z: Floats, eps: Floats, images: slice = slice(None)) -> Tensor:
-        """[N, n] for codes [n, D]; the density of the prior at z is that of a normal at eps: shifts keep volumes."""
-        codes, normals = torch.from_numpy(z), torch.from_numpy(eps)
-        own = torch.addmm((0.5 * normals * normals).sum(1), self.slope[images], codes.T)
+    def at(self, z: Floats, energy: Floats, images: slice = slice(None)) -> Tensor:
+        """[N, n] for codes [n, D] of |eps|**2 / 2 [n]: -log p(z), but for a constant, as shifts keep volumes."""
+        codes = torch.from_numpy(z)
+        own = torch.addmm(torch.from_numpy(energy), self.slope[images], codes.T)
         return own.addmm_(self.precision[images], (codes * codes).T, alpha=-0.5)
 
 
 def likeliest(z: Floats, eps: Floats, mean: Floats, std: Floats) -> NDArray[np.int64]:
     """For each of N posteriors, mean and std [N, D], the listed code of the largest q(z|x) / p(z), [N]."""
-    return _Ratio(mean, std).at(z, eps).argmax(1).numpy()
+    return _Ratio(mean, std).at(z, 0.5 * (eps * eps).sum(1)).argmax(1).numpy()
 
 
-def picked(exact: Exact, mean: Floats, std: Floats, bits: int, seed: int) -> NDArray[np.int64]:
-    """For each of N posteriors the number of a code among the first 2**bits, distributed nearly as they are, [N].
+def picked(blocks: Iterable[tuple[Floats, Floats]], n: int, mean: Floats, std: Floats, seed: int) -> NDArray[np.int64]:
+    """For each of N posteriors the number of one of n codes, distributed nearly as they are, [N].
 
+    The codes come in blocks, with |eps|**2 / 2 of each.
     The least of t_k / w_k, where w_k = q(z_k|x) / p(z_k) and t_0 < t_1 < ... are exponential variables in order.
     """
-    N, n = len(mean), 1 << bits
+    N, start = len(mean), 0
     ratio, generator = _Ratio(mean, std), torch.Generator().manual_seed(seed)
     time, best = torch.zeros(N, dtype=torch.float64), torch.full((N,), -torch.inf)
     number = torch.zeros(N, dtype=torch.int64)
-    for start in range(0, n, _BLOCK):
-        numbers = np.arange(start, min(start + _BLOCK, n))
-        codes = exact.listed(numbers)
+    for codes in blocks:
+        numbers = np.arange(start, start + len(codes[0]))
         gap = torch.from_numpy(n / (n - numbers))  # mean of t_k - t_(k-1), but for a factor
         for first in range(0, N, _IMAGES):
             rows = slice(first, first + _IMAGES)
@@ -66,6 +65,7 @@ def picked(exact: Exact, mean: Floats, std: Floats, bits: int, seed: int) -> NDA
             better = top > best[rows]
             best[rows], time[rows] = torch.where(better, top, best[rows]), times[:, -1]
             number[rows] = torch.where(better, where + start, number[rows])
+        start += len(numbers)
     return number.numpy()
 
 
