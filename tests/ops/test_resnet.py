@@ -119,3 +119,20 @@ def test_errors_name_the_block(change, error, message):
 def test_no_block_is_an_error():
     with pytest.raises(ValueError, match="blocks: one or more"):
         ops.resnet(torch.randn(2, 3, 5, 6), [])
+
+
+def test_no_gradient_behind_it():
+    class Constant(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, dy):
+            return None
+
+    x, made = torch.randn(2, 3, 4, 4, requires_grad=True), block("same", K=3)
+    made.conv1_weight.requires_grad_()
+    (Constant.apply(ops.resnet(x, [made])).sum() + x.sum()).backward()
+    assert made.conv1_weight.grad is None
+    assert (x.grad == 1).all()

@@ -67,9 +67,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     x, params, *ctx.options, _ = inputs
     ctx.save_for_backward(x, output[1], *params)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # those of what is kept are large
 
 
-def _backward(ctx: Any, dy: Tensor, dkept: None) -> tuple[Any, ...]:
+def _backward(ctx: Any, dy: Tensor | None, dkept: None) -> tuple[Any, ...]:
+    if dy is None:
+        return None, [None] * (len(ctx.saved_tensors) - 2), None, None, None
     x, kept, *params = ctx.saved_tensors
     dx, *dparams = torch.ops.vlae_fast.resnet_backward(dy.contiguous(), x, params, *ctx.options, kept)
     return dx, dparams, None, None, None
