@@ -23,6 +23,7 @@ MODULES = (
     ".plots",
     ".accelerate",
     ".codec",
+    ".explore",
 )
 VALUES = {"ALONE", "__version__", "FIXED_DRAW_SEED", "SPLIT_SEED"}
 """Re-exported plain values: they bring no docstring with them."""

@@ -1,7 +1,8 @@
 """Draws from the shipped weights and says how fast: `make demo`, or `python examples/demo.py --out FOLDER`.
 
 Writes samples.png, reconstructions.png (test images of static MNIST where $VLAE_DATA or ./data has them, else the
-model's own samples, each beside its lossy decompression) and inpainting.png (upper halves, each completed four times).
+model's own samples, each beside its lossy decompression), inpainting.png (upper halves, each completed four times) and
+page.html, in which one plays with the model.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vlae_fast import VLAE, codec, plots, use_backend
+from vlae_fast import VLAE, checkpoint, codec, explore, plots, use_backend
 from vlae_fast.data import MissingDataError, load
 
 
@@ -61,6 +62,8 @@ def main():
     plots.image_grid(rows.flatten(0, 1), 10, out / "inpainting.png")
     print(f"{len(halves)} lower halves drawn in {1e3 * inpainting:.0f} ms (original, then four completions)")
     print(f"samples.png, reconstructions.png and inpainting.png: {out.resolve()}")
+    checkpoint.write_file(out / "page.html", explore.page(model, name="static-mnist", trained_on="static-mnist"))
+    print(f"the model in a page, to play with in a browser: {(out / 'page.html').resolve().as_uri()}")
 
 
 if __name__ == "__main__":

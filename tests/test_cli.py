@@ -165,7 +165,7 @@ BAD = {
         "evaluate RUN --against static-mnist --samples 2",
         "static-mnist: its images are of 28x28 pixels",
     ),
-    "no command": ("", "Expected one of {train, evaluate, sample, reconstruct, compress, decompress, explore, data, info}"),
+    "no command": ("", "{train, evaluate, sample, reconstruct, compress, decompress, explore, data, info}"),
     "no output": ("sample RUN", "--out"),
     "no value": ("sample RUN --num", "'--num'"),
     "no preset": ("train --data IMAGES --out OUT --preset --", "argument --preset: expected one argument; see --help"),
