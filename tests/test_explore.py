@@ -234,10 +234,7 @@ def test_a_browser_plays_with_the_page(opened, shipped):
 
         # A stroke of the mouse, encoded and decompressed.
         browser.run("$('clear').click(); $('picture').scrollIntoView()")
-        left, top, side = browser.run(
-            "(({ left, top, width }) => [left, top, width])($('picture').getBoundingClientRect())"
-        )
-        browser.drag(*((left + side * (0.7 - 0.3 * t), top + side * (0.2 + 0.6 * t)) for t in np.linspace(0, 1, 9)))
+        browser.drag(*stroke(browser))
         browser.run("refresh()")
         drawn = torch.tensor(browser.run(INK)).view(1, 1, 28, 28)
         assert 20 < drawn.sum() < 120
@@ -298,6 +295,16 @@ def test_a_browser_plays_with_the_page(opened, shipped):
         browser.run("refresh()")
         assert browser.run(INK) == moved
         assert browser.run("document.documentElement.scrollWidth") == 390
+        browser.run("$('clear').click(); $('picture').scrollIntoView()")
+        browser.touch(*stroke(browser))
+        browser.run("refresh()")
+        assert browser.run(INK) == drawn.flatten().tolist()
+
+
+def stroke(browser):
+    """Places in the window that lie on a stroke over the picture."""
+    left, top, side = browser.run("(({ x, y, width }) => [x, y, width])($('picture').getBoundingClientRect())")
+    return [(left + side * (0.7 - 0.3 * t), top + side * (0.2 + 0.6 * t)) for t in np.linspace(0, 1, 9)]
 
 
 def as_object(tensor):

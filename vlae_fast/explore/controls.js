@@ -11,10 +11,11 @@ async function showWall(first) {
   wallButtons = [...$("wall").children];
   wallButtons.forEach((button) => button.setAttribute("role", "option"));
   $("seed").value = state.seed;
+  describeControls();
 }
 
-function choose(i, texture = null) {
-  show(wallCodes.slice(i * D, (i + 1) * D), { sample: wallFirst + i }, texture ?? state.seed);
+function choose(i) {
+  show(wallCodes.slice(i * D, (i + 1) * D), { sample: wallFirst + i }, state.seed);
 }
 
 async function otherWall() {

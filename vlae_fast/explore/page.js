@@ -344,14 +344,15 @@ async function follow() {
   state.temperature = fields.has("temperature") ? within(fields.get("temperature"), 0.3, 1.5) : 1;
   const texture = wholeIn(fields.get("texture"), WORD);
   const sample = Number(wholeIn(fields.get("sample"), 0xFFFFFF00n) ?? FIRST);
-  await showWall(Math.floor(sample / WALL) * WALL);
   try {
     if (!fields.has("code")) throw null;
     await decompress(fields.get("code"), texture ?? "0");
   } catch (error) {
     if (error) $("string-note").textContent = error.message;
-    choose(sample - wallFirst, texture);
+    const { z } = await ask("sample", { seed: state.seed, first: sample, n: 1, temperature: 1 });
+    show(z, { sample }, texture ?? state.seed);
   }
   const steps = (fields.get("move") ?? "").split(/[ +]/);
   change({ moved: state.moved.map((_, a) => within(steps[a], -REACH, REACH)) });
+  await showWall(Math.floor(sample / WALL) * WALL);
 }
