@@ -106,6 +106,7 @@ def test_same_bits_for_any_batch_and_threads(body, name):
         (lambda b: b._replace(conv1_weight=b.conv1_weight[:, :1]), ValueError, r"blocks\[1\].conv1_weight: shape"),
         (lambda b: b._replace(conv2_bias=b.conv2_bias[:2]), ValueError, "C=4 channels as those of its input wanted"),
         (lambda b: b._replace(size=(3, 4)), ValueError, r"blocks\[1\].size: one of 3x3 wanted, got \(3, 4\)"),
+        (lambda b: b._replace(size=3), ValueError, r"blocks\[1\].size: one of 3x3 wanted, got 3"),
         (lambda b: b._replace(conv1_bias=b.conv1_bias.double()), TypeError, r"blocks\[1\].conv1_bias: torch.float32"),
         (lambda b: None, TypeError, "blocks: a list of ResNetBlockParams wanted"),
     ],

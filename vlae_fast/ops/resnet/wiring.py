@@ -101,10 +101,13 @@ def _channels(name: str, block: ResNetBlockParams, bias: Tensor | None) -> int:
 def _size(name: str, block: ResNetBlockParams, H: int, W: int) -> tuple[int, int]:
     """Rows and columns of a block's result."""
     wanted = _sizes(block.kind, H, W)
-    size = wanted[0] if block.size is None else tuple(block.size)
-    if size not in wanted:
-        raise ValueError(f"{name}: one of {', '.join(f'{h}x{w}' for h, w in wanted)} wanted, got {shown(block.size)}")
-    return size
+    if block.size is None:
+        return wanted[0]
+    given = tuple(block.size) if isinstance(block.size, (tuple, list)) else block.size
+    for size in wanted:
+        if size == given:
+            return size
+    raise ValueError(f"{name}: one of {', '.join(f'{h}x{w}' for h, w in wanted)} wanted, got {shown(block.size)}")
 
 
 def _sizes(kind: str, H: int, W: int) -> list[tuple[int, int]]:
