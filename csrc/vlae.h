@@ -176,30 +176,38 @@ using MADEFlowLattice = void(const MADEFlow&, const MADEFlowParams&, float grid,
 // One layer of a net of any wiring. A unit of degree d sees the variables at positions < d and the units of degrees <=
 // d; an output sees what stands before its variable. All 8 bytes wide: a table of numbers in Python.
 struct MADELayer {
-  const float* weight;          // [rows, columns]
-  const float* bias;            // [rows]
-  const std::int64_t* degrees;  // [rows]; of the last layer, the outputs, not looked at
+  const float* weight;            // [rows, columns]
+  const float* bias;              // [rows], or null
+  const std::int64_t* row;        // [rows] where weight and bias of a unit stand; null: in its place
+  const std::uint8_t* forbidden;  // [rows, columns] of its units: 1 for a weight that counts as 0; null: none does
+  const std::int64_t* degrees;    // [rows]; of the last layer, the outputs, not looked at
+  const float* context;           // [N, rows], added; or null
+  const float* gates;             // [N, rows], multiplied before anything is added; or null
   Index rows;
-  Index source;           // an earlier layer that it reads; -1: the variables
-  Index activated;        // whether it reads that layer's activations
-  Index adds;             // an earlier layer of as many rows whose values it adds, or -1
-  Index context, gate;    // the first of its columns in context (added) and gates (multiplied before adding), or -1
-  Index feeds_activated;  // whether a later layer reads its activations
+  Index weight_row, context_row, gates_row;  // floats from a row to the next
+  Index source;                              // an earlier layer that it reads; -1: the variables
+  Index activated;                           // whether it reads that layer's activations
+  Index adds;                                // an earlier layer of as many rows whose values it adds, or -1
+  Index feeds_activated;                     // whether a later layer reads its activations
 };
-struct MADE {
-  Index N, D, L, C, G;            // C, G: columns of context and gates
-  const MADELayer* layers;        // [L]; the last has D rows, or 2D: the shifts, then what becomes scales
+// A transform by a net; the last layer has D rows, or 2D: the shifts, then what becomes scales.
+struct MADEStep {
   const std::int64_t* positions;  // [D] where each variable comes in the order
-  Index activation, scale;        // made/maps.h; scale 0: D outputs
-  float first, second;            // numbers of the scale
+  const std::int64_t* from;       // [D] which variable of the step before each variable is; null: the same
+  Index L;
+  Index activation, scale;  // made/maps.h; scale 0: D outputs
+  double first, second;     // numbers of the scale
+};
+// T steps, one after the other.
+struct MADE {
+  Index N, D, T;
+  const MADEStep* steps;      // [T]
+  const MADELayer* layers;    // of all steps
+  const std::int64_t* order;  // [D] which variable of the last step each of the result is; null: the same
   bool inverse;
 };
-struct MADEArrays {
-  const float *x, *context, *gates;  // [N,D], [N,C], [N,G]
-  float *y, *log_det;                // [N,D], [N]
-};
-// y = scale(x) * x + shift(x), or x back from y; log_det of that direction.
-using MADETransform = void(const MADE&, const MADEArrays&, Index n_threads);
+// Each step is y = scale(x) * x + shift(x), or x back from y. x[N,D] -> y[N,D], log_det[N] of that direction.
+using MADETransform = void(const MADE&, const float* x, Index n_threads, float* y, float* log_det);
 
 // v[R,n], g[R], live[R] in 0..n (null: all n) -> w[R,n]: g * v / |v| in the first `live` entries of a row, of which
 // alone the norm is taken; 0 beyond, and in rows of a norm below 1e-8.

@@ -181,15 +181,38 @@ void made_net(const Kernels& k, Run& r) {
     for (Index scale = 0; scale < 4; ++scale) {
       const Index rows = scale == 0 ? D : 2 * D;
       const MADELayer layers[] = {
-          {r.input(M * D), r.input(M), degrees.data(), M, -1, 0, -1, 0, -1, 1},
-          {r.input(rows * M, 0.3f), r.input(rows), degrees.data(), rows, 0, 1, -1, -1, -1, 0},
+          {r.input(M * D), r.input(M), nullptr, nullptr, degrees.data(), context, nullptr, M, D, M, 0, -1, 0, -1, 1},
+          {r.input(rows * M, 0.3f), r.input(rows), nullptr, nullptr, nullptr, nullptr, nullptr, rows, M, 0, 0, 0, 1, -1,
+           0},
       };
       for (const bool inverse : {false, true}) {
-        const MADE s = {N, D, 2, M, 0, layers, positions.data(), activation, scale, 1e-3f, 2.0f, inverse};
+        const MADEStep step = {positions.data(), nullptr, 2, activation, scale, 1e-3f, 2.0f};
+        const MADE s = {N, D, 1, &step, layers, nullptr, inverse};
         float *y = r.output(N * D), *log_det = r.output(N);
-        k.made_transform(s, {x, context, nullptr, y, log_det}, threads);
+        k.made_transform(s, x, threads, y, log_det);
       }
     }
+  // Two steps in one call: permutations, gates, weights in another order and forbidden ones.
+  std::vector<std::int64_t> rows(2 * D);
+  std::vector<std::uint8_t> forbidden(2 * D * M);
+  for (Index i = 0; i < 2 * D; ++i) rows[i] = (i + D) % (2 * D);
+  for (Index i = 0; i < 2 * D * M; ++i) forbidden[i] = i % 3 == 0;
+  std::vector<MADELayer> layers;
+  for (int t = 0; t < 2; ++t) {
+    layers.push_back(
+        {r.input(M * D), r.input(M), nullptr, nullptr, degrees.data(), context, x, M, D, M, D, -1, 0, -1, 1});
+    layers.push_back({r.input(2 * D * M, 0.3f), nullptr, rows.data(), forbidden.data(), nullptr, nullptr, nullptr,
+                      2 * D, M, 0, 0, 0, 1, -1, 0});
+  }
+  layers[0].gates = r.input(N * M);
+  layers[0].gates_row = M;
+  layers[2].gates = nullptr;
+  const MADEStep steps[] = {{positions.data(), nullptr, 2, 3, 4, 6.9, 0},
+                            {positions.data(), positions.data(), 2, 4, 6, 2, 0}};
+  for (const bool inverse : {false, true}) {
+    float *y = r.output(N * D), *log_det = r.output(N);
+    k.made_transform({N, D, 2, steps, layers.data(), positions.data(), inverse}, x, threads, y, log_det);
+  }
 }
 
 void weight_norm(const Kernels& k, Run& r) {

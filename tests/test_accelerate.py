@@ -10,54 +10,13 @@ from functools import partial
 import pytest
 import torch
 from conftest import assert_close
+from flows import D, calls, nflows, normflows, pyro, zuko
 from torch import nn
 from torch.nn import functional as F
 
-from vlae_fast import accelerate, ops
+from vlae_fast import accelerate
 
-D = 6
-
-
-def randomised(module, seed=0):
-    """Weights that matter: some libraries start near the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            scale = 0.6 / max(1, p.shape[-1]) ** 0.5 if p.dim() > 1 else 0.3
-            p.copy_(torch.randn(p.shape, generator=generator) * scale)
-        for b in module.modules():
-            if isinstance(b, nn.BatchNorm1d):
-                b.running_mean.normal_(generator=generator)
-                b.running_var.uniform_(0.5, 2, generator=generator)
-    return module.eval()
-
-
-def nflows(**options):
-    from nflows.transforms import MaskedAffineAutoregressiveTransform
-
-    return randomised(MaskedAffineAutoregressiveTransform(**{"features": D, "hidden_features": 20} | options))
-
-
-def normflows(**options):
-    from normflows.flows import MaskedAffineAutoregressive
-
-    return randomised(MaskedAffineAutoregressive(**{"features": D, "hidden_features": 20} | options))
-
-
-def zuko(**options):
-    from zuko.flows.autoregressive import MaskedAutoregressiveTransform
-
-    return randomised(MaskedAutoregressiveTransform(**{"features": D} | options))
-
-
-def pyro(context=0, hidden=(30,), stable=False, **options):
-    from pyro.distributions import transforms
-    from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
-
-    if context:
-        net = ConditionalAutoRegressiveNN(D, context, list(hidden), **options)
-        return randomised(transforms.ConditionalAffineAutoregressive(net, stable=stable))
-    return randomised(transforms.AffineAutoregressive(AutoRegressiveNN(D, list(hidden), **options), stable=stable))
+__all__ = ["calls"]
 
 
 def inverse(transform, y, context):
@@ -128,20 +87,6 @@ def drawn(variant, N=17):
     torch.manual_seed(1)  # of random masks
     transform = make(**options)
     return transform, torch.randn(N, options.get("features", D)), torch.randn(N, C) if C else None
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How often the op is called."""
-    found = []
-
-    def counted(*arguments, **options):
-        found.append(1)
-        return made_inverse(*arguments, **options)
-
-    made_inverse = ops.made_inverse
-    monkeypatch.setattr(ops, "made_inverse", counted)
-    return found
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -38,8 +38,6 @@ template <>
 struct Argument<const MADEFlowParams&> : Pointers<MADEFlowParams> {};
 template <>
 struct Argument<const MADEFlowGrads&> : Pointers<MADEFlowGrads> {};
-template <>
-struct Argument<const MADEArrays&> : Pointers<MADEArrays> {};
 
 // A struct of these fields, in order.
 template <class T, class... Fields>
@@ -65,8 +63,8 @@ struct Argument<const AdamaxStep&> : Sizes<AdamaxStep, float, float, float, floa
 template <>
 struct Argument<const MADEFlow&> : Sizes<MADEFlow, Index, Index, Index, Index, bool> {};
 template <>
-struct Argument<const MADE&> : Sizes<MADE, Index, Index, Index, Index, Index, const MADELayer*, const std::int64_t*,
-                                     Index, Index, float, float, bool> {};
+struct Argument<const MADE&>
+    : Sizes<MADE, Index, Index, Index, const MADEStep*, const MADELayer*, const std::int64_t*, bool> {};
 
 // Adds a function that takes what Python sends for A... and calls call(A...) without Python's lock.
 template <class... A, class Call>

@@ -31,13 +31,24 @@ inline V log(V x) {
   return x < __builtin_inff() ? result : x;
 }
 
-// log(1 + x) for x >= 0, as exact where x is small: what 1 + x rounds off is put back.
-inline V log1p(V x) {
-  const V u = 1.0f + x;
-  return log(u) + (x - (u - 1.0f)) / u;
+// exp(x) without a division: 2^n in two parts, of which neither overflows where |x| < 87.
+inline V exp_product(V x) {
+  x = x < -170.0f ? broadcast(-170.0f) : x;
+  x = x > 170.0f ? broadcast(170.0f) : x;
+  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: the sum's low bits are n
+  const V shifted = fma(x, 1.44269504f, magic);
+  const V n = shifted - magic;
+  const V r = fma(-1.42860677e-6f, n, fma(-0.693145752f, n, x));  // ln(2) in two parts
+  V p = broadcast(8.29027034e-3f);
+  p = fma(p, r, 4.18981612e-2f);
+  p = fma(p, r, 1.66676387e-1f);
+  p = fma(p, r, 4.99991477e-1f);
+  p = fma(p, r, 9.99999702e-1f);
+  p = fma(p, r, 1.0f);
+  const VInt whole = __builtin_convertvector(n, VInt), half = whole >> 1;
+  const auto power = [](VInt k) { return reinterpret_cast<V>((k + 127) << 23); };
+  return p * power(half) * power(whole - half);
 }
-
-inline V softplus(V x) { return (x > 0.0f ? x : V{}) + log1p(exp_negative(-abs(x))); }
 
 inline V tanh(V x) {
   const Exp e = exp_parts(-2.0f * abs(x));
@@ -67,36 +78,60 @@ inline V activate(Index kind, V x) {
 
 // A variable's transform, y = scale * x + shift.
 struct Affine {
-  V scale, log_scale, shift;
+  V scale, shift;
+};
+
+// log of a product of scales. Factors that are known by their logs are summed, with what the sum rounds off carried
+// along (Kahan): many that are nearly equal err in one direction. Others are multiplied, and the product's powers of
+// two counted apart.
+class LogProduct {
+ public:
+  void add_log(V x) {
+    const V next = x - lost_, sum = total_ + next;
+    lost_ = (sum - total_) - next;
+    total_ = sum;
+  }
+  void multiply(V x) {
+    product_ *= x;
+    const VInt finite = product_ < __builtin_inff(), bits = reinterpret_cast<VInt>(product_);
+    powers_ += ((bits >> 23) - 127) & finite;
+    product_ = finite ? reinterpret_cast<V>((bits & 0x007fffff) | 0x3f800000) : product_;
+  }
+  V value() const { return total_ + fma(0.693147182f, __builtin_convertvector(powers_, V), log(product_)); }
+
+ private:
+  V total_ = {}, lost_ = {}, product_ = broadcast(1.0f);
+  VInt powers_ = {};
 };
 
 // From the outputs of a net, in the order of SCALES of vlae_fast/ops/made/spec.py; first and second as said there.
-inline Affine affine(Index kind, float first, float second, V shift, V raw) {
+inline Affine affine(Index kind, float first, float second, V shift, V raw, LogProduct& scales) {
+  const auto of_log = [&](V log_scale) {
+    scales.add_log(log_scale);
+    return Affine{exp_product(log_scale), shift};
+  };
+  const auto of_scale = [&](V scale) {
+    scales.multiply(scale);
+    return Affine{scale, shift};
+  };
   switch (kind) {
     case 1:
-      return {exp(raw), raw, shift};
-    case 2: {
-      const V scale = softplus(raw) + first;
-      return {scale, log(scale), shift};
-    }
-    case 3: {
-      const V scale = sigmoid(raw + first) + second;
-      return {scale, log(scale), shift};
-    }
-    case 4: {
-      const V log_scale = raw / (1.0f + abs(raw) / first);
-      return {exp(log_scale), log_scale, shift};
-    }
+      return of_log(raw);
+    case 2:
+      return of_scale(softplus(raw) + first);
+    case 3:
+      return of_scale(sigmoid(raw + first) + second);
+    case 4:
+      return of_log(raw / (1.0f + abs(raw) * (1.0f / first)));
     case 5: {
-      const V low = raw < first ? broadcast(first) : raw, log_scale = low > second ? broadcast(second) : low;
-      return {exp(log_scale), log_scale, shift};
+      const V low = raw < first ? broadcast(first) : raw;
+      return of_log(low > second ? broadcast(second) : low);
     }
-    case 6: {  // shift * (1 - scale)
-      const V scale = sigmoid(raw + first);
-      return {scale, -softplus(-raw - first), shift * sigmoid(-raw - first)};
-    }
+    case 6:  // shift * (1 - scale)
+      scales.add_log(-softplus(-raw - first));
+      return {sigmoid(raw + first), shift * sigmoid(-raw - first)};
     default:
-      return {broadcast(1.0f), V{}, shift};
+      return {broadcast(1.0f), shift};
   }
 }
 

@@ -1,5 +1,7 @@
 """Every body of the op of one MADE of any wiring against the float64 reference, NaN around all memory."""
 
+from array import array
+
 import pytest
 import torch
 from bodies import ISAS, every, every_case
@@ -10,6 +12,8 @@ from op_cases import net_params, residual_spec
 
 from vlae_fast import MADEParams, MADESpec, gpu, native, ops, reference
 from vlae_fast.ops import MADELayer
+from vlae_fast.ops.arguments import addresses
+from vlae_fast.ops.made import cpu
 from vlae_fast.ops.made.net import layers_of
 from vlae_fast.ops.made.spec import ACTIVATIONS, SCALES, spec_of, wiring_of
 
@@ -104,6 +108,38 @@ def test_same_bits_for_any_split_and_threads(body):
         for begin, end in ((0, 1), (299, 300), (3, 20), (60, 200)):
             rows = slice(begin, end)
             assert all(torch.equal(part, t[rows]) for part, t in zip(run(op, rows), whole, strict=True))
+
+
+@every(*ISAS)
+@pytest.mark.parametrize("N", [0, 1, 45, 300])
+def test_several_steps_in_one_call_have_the_bits_of_one_after_the_other(body, N):
+    """Permutations around them; rows of output weights in another order, wider than is read, some forbidden."""
+    D, steps, layers, alive = 9, array("q"), array("q"), []
+    y = x = torch.randn(N, D)
+    log_det = torch.zeros(N)
+    form = "softplus", (0.7,)
+    for spec in (residual_spec(D, 20, "tanh", *form, gated=True), MADESpec.feed_forward(D, (30,), "elu", *form)):
+        params, permutation = body.put(net_params(spec, D)), body.put(torch.randperm(D))
+        _, context, gates = body.put(batch(N, D, spec))
+        rows, columns = spec.layers[-1].rows, spec.columns(len(spec.layers) - 1, D)
+        order, forbidden = body.put(torch.randperm(rows)), body.put((torch.rand(rows, columns) < 0.2).byte())
+        wide, bias = body.put(torch.full((rows, columns + 3), torch.nan)), body.put(torch.empty(rows))
+        weight = params[0][-rows * columns :].view(rows, columns)
+        wide[order, 2:-1], bias[order] = weight.masked_fill(forbidden == 1, torch.nan), params[1][-rows:]
+        weight.masked_fill_(forbidden == 1, 0.0)
+        table = cpu.layers_of_call(spec, MADEParams(*params), D, context, gates)
+        table[-15:-11] = array("q", addresses(wide[:, 2:], bias, order, forbidden))
+        table[-7] = columns + 3
+        steps.extend((params[3].data_ptr(), permutation.data_ptr(), len(spec.layers), *cpu.form(spec)))
+        layers.extend(table)
+        x, part = body.made_inverse(body.put(x[:, permutation]), params, context, gates, *wiring_of(spec))
+        log_det = log_det + part
+        alive += [params, permutation, context, gates, order, forbidden, wide, bias]
+    order = body.put(torch.randperm(D))
+    for _ in with_threads(body.threads):
+        found, found_log_det = cpu.transform(body.put(y), steps, layers, order, inverse=True)
+        assert torch.equal(found, x[:, order])
+        assert_close(found_log_det, log_det, scale=10 * D)
 
 
 def test_same_bits_on_every_instruction_set_with_fused_multiply_add():

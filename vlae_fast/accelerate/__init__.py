@@ -13,12 +13,13 @@ from torch import nn
 
 from vlae_fast.accelerate import nflows, normflows, pyro, zuko
 from vlae_fast.accelerate.net import UnsupportedError
-from vlae_fast.accelerate.swap import Swap
+from vlae_fast.accelerate.swap import Replacement, Swap
 
 __all__ = ["Entry", "accelerate", "report", "restore"]
 
 T = TypeVar("T")
 _LIBRARIES = (nflows, normflows, zuko, pyro)
+_WITH_CHAINS = (nflows, zuko)
 _WALKED = ("nflows", "normflows", "zuko", "pyro", "sbi", "torch")
 """Libraries whose objects are looked into."""
 
@@ -48,10 +49,10 @@ def accelerate(flow: T) -> T:
     batch norm in training mode are left to the library itself: `report` tells. Samples agree with those of the library
     under the same seed, up to rounding. Copies and pickles of the flow are fast too.
     """
-    for _, part in _transforms(flow):
-        if _swap_of(part) is None:
+    for _, part in _walk(flow):
+        if _replacement(part) is None:
             try:
-                _library_of(part).swap(part).install()
+                _made(part).install()
             except UnsupportedError:
                 continue
     return flow
@@ -59,41 +60,53 @@ def accelerate(flow: T) -> T:
 
 def restore(flow: T) -> T:
     """Undoes `accelerate`, and returns the flow."""
-    for _, part in _transforms(flow):
-        if (swap := _swap_of(part)) is not None:
-            swap.remove()
+    for _, part in _walk(flow):
+        if (replacement := _replacement(part)) is not None:
+            replacement.remove()
     return flow
 
 
 def report(flow: Any) -> list[Entry]:
     """Which transforms of a flow are sped up, and why the others are not."""
-    return [_entry(name, part) for name, part in _transforms(flow)]
+    return [_entry(name, part) for name, part in _walk(flow) if _library_of(part) is not None]
 
 
 def _entry(name: str, part: Any) -> Entry:
     kind = type(part).__name__
-    swap = _swap_of(part)
-    if swap is not None:
+    swap = _replacement(part)
+    if isinstance(swap, Swap):
         reason = swap.obstacle()
         return Entry(name, kind, not reason, reason)
     try:
-        reason = _library_of(part).swap(part).obstacle() or "not accelerated"
+        reason = _made(part).obstacle() or "not accelerated"
     except UnsupportedError as obstacle:
         reason = str(obstacle)
     return Entry(name, kind, False, reason)
 
 
-def _swap_of(part: Any) -> Swap | None:
-    found = [value for value in vars(part).values() if isinstance(value, Swap)]
+def _replacement(part: Any) -> Replacement | None:
+    found = [value for value in vars(part).values() if isinstance(value, Replacement)]
     return found[0] if found else None
 
 
+def _made(part: Any) -> Any:
+    """What stands in for a method of a part. Raises UnsupportedError."""
+    library = _library_of(part)
+    return library.swap(part) if library is not None else _chains_of(part).chain(part)
+
+
 def _library_of(part: Any) -> Any:
+    """Whose autoregressive transform it is."""
     return next((library for library in _LIBRARIES if library.autoregressive(part)), None)
 
 
-def _transforms(flow: Any) -> Iterator[tuple[str, Any]]:
-    """Every autoregressive transform in an object, once, with its name there."""
+def _chains_of(part: Any) -> Any:
+    """Whose composite it is."""
+    return next((library for library in _WITH_CHAINS if library.composite(part)), None)
+
+
+def _walk(flow: Any) -> Iterator[tuple[str, Any]]:
+    """Every autoregressive transform and every composite in an object, once, with its name there."""
     seen: set[int] = set()
     waiting = [("", flow)]
     while waiting:
@@ -101,7 +114,7 @@ def _transforms(flow: Any) -> Iterator[tuple[str, Any]]:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        if _library_of(part) is not None:
+        if _library_of(part) is not None or _chains_of(part) is not None:
             yield name or "flow", part
         inside = list(_inside(part))
         waiting += [(f"{name}.{key}".lstrip("."), value) for key, value in reversed(inside)]

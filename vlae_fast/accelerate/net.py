@@ -1,6 +1,7 @@
 """A masked net of another library for `ops.made_inverse`: masks become degrees, weights are read at each call."""
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 
 from vlae_fast import ops
 from vlae_fast.ops import MADELayer, MADESpec
+from vlae_fast.ops.made.cpu import form
 from vlae_fast.ops.made.net import layers_of
 from vlae_fast.params import MADEParams
 
-__all__ = ["Diagonal", "Net", "Stage", "UnsupportedError", "activation_name"]
+__all__ = ["Diagonal", "Net", "Plan", "Stage", "UnsupportedError", "activation_name"]
 
 
 class UnsupportedError(Exception):
@@ -33,6 +35,10 @@ class Stage(NamedTuple):
     """The context -> what is multiplied with [N, rows]."""
     columns: slice = slice(None)
     """Those of the weight that belong to the source; the others are the context's."""
+
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [rows, columns of all] and bias."""
+        return _held(self.linear, "_parameters", "weight"), _held(self.linear, "_parameters", "bias")
 
 
 class Diagonal:
@@ -61,7 +67,7 @@ class Diagonal:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What follows from the masks."""
 
     masks: list[tuple[Tensor, int]]
@@ -71,6 +77,10 @@ class _Plan:
     positions: Tensor
     forbidden: Tensor | None
     """[W] bool: connections that the masks forbid, where the degrees forbid fewer; else None."""
+    step: "array[int]"
+    """The net as a MADEStep of csrc/vlae.h."""
+    layers: "array[int]"
+    """Its MADELayers, without the addresses of weights, biases, contexts and gates."""
 
 
 class Net:
@@ -96,14 +106,18 @@ class Net:
         self._ordered = torch.equal(self.rows, rows)
         self._plan = self._made_plan()
 
+    def plan(self) -> Plan:
+        """What follows from the masks as they are now."""
+        if not all(mask is now and _version(now) == n for (mask, n), now in zip(self._plan.masks, self._masks())):  # noqa: B905
+            self._plan = self._made_plan()
+        return self._plan
+
     def inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [N, D] and log_det [N] for y [N, D] and the context [N, .], differentiable in all of them and the weights.
 
         Raises UnsupportedError where the tensors are not what the op takes, and what `ops.made_inverse` raises.
         """
-        if not all(mask is now and _version(now) == n for (mask, n), now in zip(self._plan.masks, self._masks())):  # noqa: B905
-            self._plan = self._made_plan()
-        plan = self._plan
+        plan = self.plan()
         weight = torch.cat([self._weight(i).flatten() for i in range(len(self.stages))])
         bias = torch.cat([self._bias(i) for i in range(len(self.stages))])
         for tensor in (y, weight, *(() if context is None else (context,))):
@@ -137,9 +151,9 @@ class Net:
         return i in (len(self.stages) - 1, self.stages[-1].adds)
 
     def _masks(self) -> list[Tensor]:
-        return [stage.linear.mask for stage in self.stages]
+        return [_held(stage.linear, "_buffers", "mask") for stage in self.stages]
 
-    def _made_plan(self) -> _Plan:
+    def _made_plan(self) -> Plan:
         masks, D = self._masks(), self.D
         used = [(mask != 0)[:, stage.columns] for mask, stage in zip(masks, self.stages, strict=True)]
         used = [mask[self.rows] if self._outputs(i) else mask for i, mask in enumerate(used)]
@@ -161,7 +175,21 @@ class Net:
         implied = layers_of(MADEParams(torch.zeros(sizes["W"]), torch.zeros(sizes["B"]), flat, positions), spec)
         exact = all(torch.equal(layer.mask != 0, mask) for layer, mask in zip(implied, used, strict=True))
         forbidden = None if exact else ~torch.cat([mask.flatten() for mask in used])
-        return _Plan([(mask, _version(mask)) for mask in masks], spec, flat, positions, forbidden)
+        step = array("q", (positions.data_ptr(), 0, len(layers), *form(spec)))
+        table = array("q", (number for layer in self._table(spec, flat, forbidden) for number in layer))
+        return Plan([(mask, _version(mask)) for mask in masks], spec, flat, positions, forbidden, step, table)
+
+    def _table(self, spec: MADESpec, degrees: Tensor, forbidden: Tensor | None) -> Iterator[tuple[int, ...]]:
+        """MADELayers without addresses of what is read anew at each call."""
+        activated = {layer.source for layer in spec.layers if layer.activated}
+        connections, units = 0, 0
+        for i, (layer, stage) in enumerate(zip(spec.layers, self.stages, strict=True)):
+            rows = 0 if self._ordered or not self._outputs(i) else self.rows.data_ptr()
+            barred = 0 if forbidden is None else forbidden.data_ptr() + connections
+            own = degrees.data_ptr() + 8 * units
+            wiring = layer.source, int(layer.activated), layer.adds, int(i in activated)
+            yield 0, 0, rows, barred, own, 0, 0, layer.rows, stage.linear.mask.shape[1], 0, 0, *wiring
+            connections, units = connections + layer.rows * spec.columns(i, self.D), units + layer.rows
 
     def _reached(self, used: list[Tensor]) -> Tensor:
         """[D, D] bool: on which variables each output's variable depends, over all paths."""
@@ -171,6 +199,12 @@ class Net:
             through = mask.float() @ before
             reached.append(((through if stage.adds < 0 else through + reached[stage.adds]) > 0).float())
         return reached[-1].view(2, self.D, self.D).amax(0) > 0
+
+
+def _held(part: Any, kind: str, name: str) -> Any:
+    """`part.<name>`; nn.Module's own way to a tensor is slow."""
+    held = getattr(part, kind, {}).get(name)
+    return getattr(part, name) if held is None else held
 
 
 def _version(mask: Tensor) -> int:

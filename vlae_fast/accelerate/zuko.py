@@ -2,7 +2,8 @@
 
 import math
 import sys
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlae_fast.accelerate.net import Net, Stage, UnsupportedError, activation_name
-from vlae_fast.accelerate.swap import Swap
+from vlae_fast.accelerate.swap import Chain, Swap, groups, undo_all
 
-__all__ = ["autoregressive", "swap"]
+__all__ = ["autoregressive", "chain", "composite", "swap"]
 
 _FLOWS = "zuko.flows.autoregressive"
 
@@ -25,6 +26,16 @@ def autoregressive(part: Any) -> bool:
 def swap(part: Any) -> "ZukoForward":
     """What stands in for the method that makes the transform. Raises UnsupportedError."""
     return ZukoForward(part)
+
+
+def composite(part: Any) -> bool:
+    """Does it apply transforms one after the other?"""
+    return _FLOWS in sys.modules and type(part) is sys.modules["zuko.lazy"].LazyComposedTransform
+
+
+def chain(part: Any) -> "ZukoChain":
+    """What stands in for the method of a composite."""
+    return ZukoChain(part)
 
 
 class ZukoForward(Swap):
@@ -40,18 +51,7 @@ class ZukoForward(Swap):
     def __call__(self, c: Tensor | None = None) -> Any:
         """See `Swap`."""
         transform = self.original()(c)
-        slow = transform._inverse
-
-        def inverse(y: Tensor) -> Tensor:
-            rows, context = y, c
-            if c is not None:
-                shape = torch.broadcast_shapes(y.shape[:-1], c.shape[:-1])
-                rows, context = y.expand(*shape, -1), c.expand(*shape, -1).flatten(0, -2) if shape else c[None]
-            found = self.inverse(rows.reshape(-1, rows.shape[-1]), context)
-            x: Tensor = slow(y) if found is None else found[0].view(rows.shape)
-            return x
-
-        transform._inverse = inverse
+        transform._inverse = _Undo(self, transform._inverse, c)
         return transform
 
     def describe(self, with_context: bool) -> Net:
@@ -65,6 +65,84 @@ class ZukoForward(Swap):
         D = module.hyper[-1].out_features // 2
         stages, activation = _stages(module.hyper, D, with_context)
         return Net(D, stages, activation, slice(0, None, 2), slice(1, None, 2), "soft_clip", (-math.log(slope),))
+
+
+@dataclass(frozen=True)
+class _Undo:
+    """`transform._inverse`."""
+
+    swap: ZukoForward
+    slow: Any
+    context: Tensor | None
+
+    def __call__(self, y: Tensor) -> Tensor:
+        rows, context, shape = _rows(y, self.context)
+        found = self.swap.inverse(rows, context)
+        x: Tensor = self.slow(y) if found is None else found[0].view(shape)
+        return x
+
+
+def _rows(y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+    """y and context as rows, and the shape of what becomes of y."""
+    shape = y.shape
+    if context is not None:
+        batch = torch.broadcast_shapes(y.shape[:-1], context.shape[:-1])
+        shape = torch.Size((*batch, y.shape[-1]))
+        context = context.expand(*batch, -1).flatten(0, -2) if batch else context[None]
+    return y.expand(shape).reshape(-1, y.shape[-1]), context, shape
+
+
+class ZukoChain(Chain):
+    """LazyComposedTransform: what it makes undoes runs of transforms in one call."""
+
+    method = "forward"
+
+    def __call__(self, c: Tensor | None = None) -> Any:
+        """See `Replacement`."""
+        transform = self.original()(c)
+        transform.__class__ = _composed()
+        return transform
+
+
+@cache
+def _composed() -> type:
+    """The library's class, with another way back."""
+    library: Any = sys.modules["zuko.transforms"].ComposedTransform
+
+    class ComposedTransform(library):  # type: ignore[misc]
+        def _inverse(self, y: Tensor) -> Tensor:
+            for group in groups((part, _known(part)) for part in reversed(self.transforms)):
+                x = _undone([known for _, known in group if known is not None], y)
+                if x is None:
+                    x = y
+                    for part, _ in group:
+                        x = part.inv(x)
+                y = x
+            return y
+
+        @property
+        def inv(self) -> Any:
+            inverse = library.inv.fget(self)
+            inverse._call = self._inverse
+            return inverse
+
+    return ComposedTransform
+
+
+def _known(transform: Any) -> _Undo | Tensor | None:
+    own = vars(transform).get("_inverse")
+    if own is None and type(transform) is sys.modules["zuko.transforms"].PermutationTransform:
+        return torch.argsort(transform.order)
+    return own if isinstance(own, _Undo) else None
+
+
+def _undone(run: list[_Undo | Tensor], y: Tensor) -> Tensor | None:
+    steps = [part for part in run if isinstance(part, _Undo)]
+    if not steps or y.dim() == 0:
+        return None
+    rows, context, shape = _rows(y, steps[0].context)
+    found = undo_all([part.swap if isinstance(part, _Undo) else part for part in run], rows, context)
+    return None if found is None else found[0].view(shape)
 
 
 def _slope(univariate: Any) -> float:

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from vlae_fast import params as table
 from vlae_fast.ops.backend import reference_chosen
 
-__all__ = ["Arguments", "Params", "addresses", "operands"]
+__all__ = ["Arguments", "Params", "addresses", "operands", "transforms_in_force"]
 
 Params = Sequence[Tensor]
 """The fields of PixelCNNParams or MADEFlowParams, in order."""
@@ -40,7 +40,8 @@ def _fits(axes: list[tuple[str, int | None]], shape: torch.Size, sizes: dict[str
 # transforms of torch.func but vmap (with an error that helps nobody).
 
 
-def _transforms_in_force() -> bool:
+def transforms_in_force() -> bool:
+    """Is forward-mode differentiation or a transform of torch.func under way?"""
     if forward_ad._current_level >= 0:  # also within torch.func.jvp and jacfwd
         return True
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None
@@ -67,7 +68,7 @@ class Arguments:
         self.sizes: dict[str, int] = {}
         self.reference = reference_chosen()
         self.drawing = drawing
-        self.transformed = not self.reference and not drawing and _transforms_in_force()
+        self.transformed = not self.reference and not drawing and transforms_in_force()
         self.first: str | None = None
         self.dtype: torch.dtype
         self.device: torch.device

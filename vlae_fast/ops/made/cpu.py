@@ -1,5 +1,6 @@
 """CPU bodies of a MADE flow's ops: addresses and sizes go to the compiled C++ (csrc/vlae.h)."""
 
+import struct
 from array import array
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from vlae_fast import _native
 from vlae_fast.ops import values
 from vlae_fast.ops.arguments import addresses, operands
 from vlae_fast.ops.made import derivative, implicit
-from vlae_fast.ops.made.spec import MADESpec, spec_of
+from vlae_fast.ops.made.spec import MADESpec, spec_of, wiring_of
 from vlae_fast.params import MADEParams
 
 __all__ = [
@@ -97,14 +98,35 @@ def _made(
     name = "y" if inverse else "x"
     spec, sizes = _net(params, wiring, **{name: x}, hidden_context=hidden_context, gates=gates)
     values.finite(**{name: x}, hidden_context=hidden_context, gates=gates)
-    result, log_det = torch.empty_like(x), x.new_empty(len(x))
-    table = _layers(spec, params, sizes["D"])
-    net = (*(sizes.get(a, 0) for a in "ND"), len(spec.layers), sizes.get("C", 0), sizes.get("G", 0))
-    arrays = addresses(x, hidden_context, gates, result, log_det)
-    _native.made_transform(
-        (*net, table.buffer_info()[0], params[3].data_ptr(), *wiring[1:], inverse), arrays, torch.get_num_threads()
+    step = array("q", (params[3].data_ptr(), 0, len(spec.layers), *form(spec)))
+    return transform(
+        x, step, layers_of_call(spec, MADEParams(*params), sizes["D"], hidden_context, gates), None, inverse
     )
+
+
+def transform(
+    x: Tensor, steps: "array[int]", layers: "array[int]", order: Tensor | None, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """made_transform of csrc/vlae.h: rows of MADEStep and MADELayer in two tables, and what they point to.
+
+    x [N, D] is float32, contiguous and on the CPU, and everything fits: this is not checked here.
+    """
+    result, log_det = torch.empty_like(x), x.new_empty(len(x))
+    sizes, tables = (*x.shape, len(steps) // STEP), (steps.buffer_info()[0], layers.buffer_info()[0])
+    net = (*sizes, *tables, *addresses(order), inverse)
+    _native.made_transform(net, x.data_ptr(), torch.get_num_threads(), *addresses(result, log_det))
     return result, log_det
+
+
+STEP, LAYER = 7, 15
+"""Numbers in a MADEStep and a MADELayer."""
+
+
+@cache
+def form(spec: MADESpec) -> tuple[int, int, int, int]:
+    """The last numbers of a MADEStep."""
+    _, activation, scale, *numbers = wiring_of(spec)
+    return activation, scale, *struct.unpack("2q", struct.pack("2d", *numbers))
 
 
 def _net(params: Params, wiring: Any, **tensors: Tensor | None) -> tuple[MADESpec, dict[str, int]]:
@@ -115,25 +137,32 @@ def _net(params: Params, wiring: Any, **tensors: Tensor | None) -> tuple[MADESpe
     return spec, sizes
 
 
-def _layers(spec: MADESpec, params: Params, D: int) -> "array[int]":
+def layers_of_call(
+    spec: MADESpec, params: MADEParams, D: int, hidden_context: Tensor | None, gates: Tensor | None
+) -> "array[int]":
     """MADELayer of csrc/vlae.h, one after the other."""
-    weight, bias, degrees = (p.data_ptr() for p in params[:3])
-    table = array("q")
-    for w, b, d, rest in _offsets(spec, D):
-        table.extend((weight + w, bias + b, degrees + d, *rest))
+    weight, bias, degrees, _ = addresses(*params)
+    contexts, gates_at = spec.starts("context"), spec.starts("gated")
+    table, sizes = array("q"), spec.sizes(D)
+    for i, (w, b, d, rows, columns, *wiring) in enumerate(_offsets(spec, D)):
+        added = 0 if hidden_context is None or contexts[i] < 0 else hidden_context.data_ptr() + 4 * contexts[i]
+        gate = 0 if gates is None or gates_at[i] < 0 else gates.data_ptr() + 4 * gates_at[i]
+        pointers = weight + w, bias + b, 0, 0, degrees + d, added, gate
+        table.extend((*pointers, rows, columns, sizes["C"], sizes["G"], *wiring))
     return table
 
 
 @cache
-def _offsets(spec: MADESpec, D: int) -> list[tuple[int, int, int, tuple[int, ...]]]:
-    """Of each layer: bytes before its weight, bias and degrees, and the numbers of its MADELayer."""
+def _offsets(spec: MADESpec, D: int) -> list[tuple[int, ...]]:
+    """Of each layer: bytes before its weight, bias and degrees; rows, columns, and the last numbers of a MADELayer."""
     activated = {layer.source for layer in spec.layers if layer.activated}
-    found, w, b, d = [], 0, 0, 0
+    found: list[tuple[int, ...]] = []
+    w = b = d = 0
     for i, layer in enumerate(spec.layers):
-        columns = (spec.starts(field)[i] for field in ("context", "gated"))
-        numbers = (layer.rows, layer.source, int(layer.activated), layer.adds, *columns, int(i in activated))
-        found.append((w, b, d, numbers))
-        w, b, d = w + 4 * layer.rows * spec.columns(i, D), b + 4 * layer.rows, d + 8 * layer.rows
+        columns = spec.columns(i, D)
+        wiring = layer.source, int(layer.activated), layer.adds, int(i in activated)
+        found.append((w, b, d, layer.rows, columns, *wiring))
+        w, b, d = w + 4 * layer.rows * columns, b + 4 * layer.rows, d + 8 * layer.rows
     return found
 
 
