@@ -50,6 +50,18 @@ inline V exp_product(V x) {
   return p * power(half) * power(whole - half);
 }
 
+// log(1 + exp(x)), nearly rounded where |x| is small: log(1 + u) = 2 atanh(r) with r = u / (2 + u), whose own rounding
+// is put back; 1 / (2 + u) is (1 - r) / 2.
+inline V softplus(V x) {
+  const V u = exp_negative(-abs(x)), sum = u + 2.0f;
+  const V r = u / sum, square = r * r;
+  V series = broadcast(2.0f / 15);  // in at most 1/9, cut where its terms are 2e-8
+  for (int k = 13; k > 1; k -= 2) series = fma(series, square, 2.0f / k);
+  const V lost = fma(-r, sum, u) - r * (u - (sum - 2.0f));
+  const V rest = fma(series * square, r, lost * (1.0f - r));
+  return (x > 0.0f ? x : V{}) + fma(2.0f, r, rest);
+}
+
 inline V tanh(V x) {
   const Exp e = exp_parts(-2.0f * abs(x));
   const V less_one = fma(e.mantissa, e.power, -1.0f), size = -less_one / (2.0f + less_one);

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -70,8 +71,10 @@ class Diagonal:
 class Plan:
     """What follows from the masks."""
 
-    masks: list[tuple[Tensor, int]]
-    """Those that it was made from, and how often each had been written to."""
+    masks: list[Tensor]
+    """Those that it was made from."""
+    versions: list[int]
+    """How often each had been written to."""
     spec: MADESpec
     degrees: Tensor
     positions: Tensor
@@ -108,7 +111,8 @@ class Net:
 
     def plan(self) -> Plan:
         """What follows from the masks as they are now."""
-        if not all(mask is now and _version(now) == n for (mask, n), now in zip(self._plan.masks, self._masks())):  # noqa: B905
+        masks = self._masks()
+        if not all(map(is_, masks, self._plan.masks)) or _versions(masks) != self._plan.versions:
             self._plan = self._made_plan()
         return self._plan
 
@@ -177,7 +181,7 @@ class Net:
         forbidden = None if exact else ~torch.cat([mask.flatten() for mask in used])
         step = array("q", (positions.data_ptr(), 0, len(layers), *form(spec)))
         table = array("q", (number for layer in self._table(spec, flat, forbidden) for number in layer))
-        return Plan([(mask, _version(mask)) for mask in masks], spec, flat, positions, forbidden, step, table)
+        return Plan(masks, _versions(masks), spec, flat, positions, forbidden, step, table)
 
     def _table(self, spec: MADESpec, degrees: Tensor, forbidden: Tensor | None) -> Iterator[tuple[int, ...]]:
         """MADELayers without addresses of what is read anew at each call."""
@@ -207,8 +211,11 @@ def _held(part: Any, kind: str, name: str) -> Any:
     return getattr(part, name) if held is None else held
 
 
-def _version(mask: Tensor) -> int:
-    return 0 if mask.is_inference() else mask._version
+def _versions(masks: list[Tensor]) -> list[int]:
+    try:
+        return [mask._version for mask in masks]
+    except RuntimeError:  # inference tensors count no versions
+        return []
 
 
 def _positions(depends: Tensor) -> Tensor:

@@ -28,9 +28,10 @@ def undo(
 ) -> tuple[Tensor, Tensor] | None:
     """x [N, D] and the sum of the log_dets [N], for y [N, D] and the context [N or 1, .] of all steps.
 
-    `order` is a permutation behind the last step. None where a gradient is wanted, where something else than torch's
-    ordinary eager mode is in force, or where tensors or results are not finite float32 on the CPU. Raises what a
-    function of the context raises.
+    `order` is a permutation behind the last step; of all permutations only the size is checked. None where sizes do not
+    fit, where a gradient is wanted, where something else than torch's ordinary eager mode is in force, or where tensors
+    or results are not finite float32 on the CPU. Raises what a function of the context raises, and a NonFiniteError for
+    the context.
     """
     if (
         torch.compiler.is_compiling()
@@ -40,8 +41,12 @@ def undo(
         or torch._C._get_tracing_state() is not None
     ):
         return None
+    D = steps[0][0].D
+    for net, permutation in (*steps, (steps[0][0], order)):
+        if net.D != D or (permutation is not None and (permutation.shape != (D,) or not permutation.is_cpu)):
+            return None
     try:
-        plain = _plain(y.contiguous(), (len(y), steps[0][0].D))
+        plain = _plain(y.contiguous(), (len(y), D))
         if context is not None:
             values.finite(context=context)
         plans = [net.plan() for net, _ in steps]

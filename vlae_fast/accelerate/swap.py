@@ -46,32 +46,33 @@ class Swap(Replacement):
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self._look: _Look | None = None
-        self.net(False)  # an UnsupportedError shows now
+        self._seen().nets[False] = self.describe(False)  # an UnsupportedError shows now
 
     def describe(self, with_context: bool) -> Net:
         """The net. Raises UnsupportedError where it is of another kind."""
         raise NotImplementedError
 
     def net(self, with_context: bool) -> Net:
-        """The net, read once."""
-        nets = self._seen().nets
-        if with_context not in nets:
-            nets[with_context] = self.describe(with_context)
-        return nets[with_context]
+        """The net, read once. Raises UnsupportedError where it is of another kind or cannot be fast now.
+
+        Of dtypes and devices it knows nothing.
+        """
+        seen = self._seen()
+        if reason := seen.mood():
+            raise UnsupportedError(reason)
+        if with_context not in seen.nets:
+            seen.nets[with_context] = self.describe(with_context)
+        return seen.nets[with_context]
 
     def inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """x and log_det of rows y [N, D] and context [N or 1, .]; None where the library has to do it itself."""
         found = undo_all([self], y, context)
-        if found is not None or torch._C._get_tracing_state() is not None or self.mood():
+        if found is not None or torch._C._get_tracing_state() is not None:
             return found
         try:
             return self.net(context is not None).inverse(y, context)
         except (UnsupportedError, NonFiniteError, NotImplementedError):
             return None
-
-    def mood(self) -> str:
-        """What keeps it from being fast now, dtypes and devices aside; empty where nothing does."""
-        return self._seen().mood()
 
     def obstacle(self) -> str:
         """Why the library would do it itself now, whatever it is called with; empty where it would not."""
@@ -81,7 +82,7 @@ class Swap(Replacement):
                     return f"weights of {part.weight.dtype}"
                 if part.weight.device.type != "cpu":
                     return f"weights on {part.weight.device}"
-        return self.mood()
+        return self._seen().mood()
 
     def parts(self) -> nn.Module:
         """The module of the net."""
@@ -134,7 +135,7 @@ class Chain(Replacement):
 def undo_all(parts: Sequence[Swap | Tensor], y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """`undo` of steps in the order of the call; tensors are permutations: variable i of what follows is variable p[i].
 
-    None too where one of the steps is not fast now, or there is none.
+    None too where one of the steps cannot be fast now, or there is none.
     """
     steps: list[Step] = []
     order: Tensor | None = None
@@ -142,8 +143,6 @@ def undo_all(parts: Sequence[Swap | Tensor], y: Tensor, context: Tensor | None) 
         for part in parts:
             if isinstance(part, Tensor):
                 order = part if order is None else order[part]
-            elif part.mood():
-                return None
             else:
                 steps.append((part.net(context is not None), order))
                 order = None
