@@ -124,7 +124,8 @@ wheel: .venv/installed
 	rm -rf build/wheel && $(BIN)/python -m build -q --outdir build/wheel
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install -q build/wheel/*.whl
-	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v; print(v.VLAE(v.VLAEConfig()).sample(2).shape)"
+	cd build/wheel && venv/bin/python -I -c "import vlae_fast as v, vlae_fast.explore; model = v.VLAE(v.VLAEConfig()); \
+	  print(model.sample(2).shape, len(v.explore.page(model)))"
 
 # Ops and models with the oldest and the newest Python and packages that pyproject.toml claims, installed as a user does:
 # 3 GB to load, 7 GB while it runs, as torch's builds for Linux bring CUDA; what is not at hand is skipped. `make check`

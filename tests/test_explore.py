@@ -284,6 +284,12 @@ def test_a_browser_plays_with_the_page(opened, shipped):
         changed[13, 14] = 1 - changed[13, 14]
         assert shows(browser, changed)
 
+        # Another address in the same window.
+        browser.run("location.hash = '#seed=0&sample=7&texture=12&move=0+-2.5'")
+        browser.until("state.source.sample === 7 && state.moved[1] === -2.5")
+        assert shows(browser, of_page(12, 7))
+        assert browser.run("document.querySelector('#wall [aria-selected=true]').ariaLabel") == "Sample 7"
+
         each = browser.run("""(async () => {
           const start = performance.now();
           for (let i = 0; i < 50; ++i) { state.drawing = null; state.texture = String(i); await refreshPicture(); }

@@ -31,8 +31,10 @@ MOST_BYTES = 1 << 26
 MOST_AXES = 8
 SAMPLES = 1024
 """The model's own, of whose codes the axes are."""
-MOST_CODES = 1 << 16
-"""Codes that a page lists, the more the better it compresses; 64 a millisecond or so."""
+MOST_CODES = 16
+"""log2 of the codes that a page lists; the more, the better it compresses ..."""
+MOST_NUMBERS = 24
+"""... and log2 of the numbers that these are."""
 
 
 def page(model: VLAE, *, name: str = "model", trained_on: str = "", images: Tensor | None = None) -> bytes:
@@ -60,7 +62,7 @@ def page(model: VLAE, *, name: str = "model", trained_on: str = "", images: Tens
         "contextMaps": c.context_maps,
         "weights": numbers,
         "grid": GRID,
-        "mostCodes": MOST_CODES,
+        "mostCodes": 1 << min(MOST_CODES, MOST_NUMBERS - (D - 1).bit_length()),
         "digest": codec.digest(model).hex(),
         **_axes(model, images),
     }
