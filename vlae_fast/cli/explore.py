@@ -29,7 +29,7 @@ class Explore(Speaking):
         self.out = check_output("out", self.out, (".html",))
         model = VLAE.from_pretrained(self.run)
         content = checkpoint.read_json(pretrained.folder_of(self.run) / "config.json")
-        page = explore.page(model, name=self.run.name, trained_on=str(content.get("data", "")))
+        page = explore.page(model, name=self.run.resolve().name, trained_on=str(content.get("data", "")))
         checkpoint.write_file(self.out, page)
         self.say(f"{self.out}: {len(page):,} bytes; open it in a browser")
         return 0

@@ -77,7 +77,7 @@ $("copy").addEventListener("click", async () => {
   } catch {
     document.execCommand("copy");
   }
-  $("string-note").textContent = "Copied: five letters instead of a picture.";
+  tell("Copied: five letters instead of a picture.");
 });
 $("paste").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -86,7 +86,7 @@ $("paste").addEventListener("submit", async (event) => {
     $("string").blur();
     await decompress(text);
   } catch (error) {
-    $("string-note").textContent = error.message;
+    tell(error.message);
   }
 });
 
@@ -173,7 +173,8 @@ async function begin() {
   const learned = facts.trainedOn ? `, learned from ${facts.trainedOn}` : "";
   $("about").textContent = `Model ${facts.name}${learned}: ${facts.weights.toLocaleString("en")} weights, codes of ` +
     `${D} dimensions, images of ${H} × ${W} pixels.`;
-  await refresh();
+  await running;
+  await refreshBetween();
   $("status").textContent = "";
 }
 begin().catch(fail);

@@ -192,13 +192,18 @@ async function refreshBits() {
   $("map").setAttribute("aria-label", `Map of the bits of each pixel: ${words}`);
 }
 
-let later;
+let later, told = "";
+function tell(words) {
+  told = words;
+  $("string-note").textContent = words;
+}
+
 async function refreshString() {
   const { number, of } = await ask("number", { x: shown });
   clearTimeout(later);
   if (of < facts.mostCodes) later = setTimeout(() => refreshString().then(remember).catch(fail), 2000);  // there are more by then
   if (document.activeElement !== $("string")) $("string").value = written(number);
-  $("string-note").textContent = `Of ${of.toLocaleString("en")} codes that every machine can list, the number of ` +
+  $("string-note").textContent = told || `Of ${of.toLocaleString("en")} codes that every machine can list, the number of ` +
     `the one that fits best: ${Math.ceil(Math.log2(of))} bits as four letters, and one as a check.`;
 }
 
@@ -248,6 +253,7 @@ let turn = 0, running = null;
 // Resolves when the page shows the state.
 function refresh() {
   ++turn;
+  told = "";
   describeControls();
   refreshCompletion().catch(fail);
   running ??= run().catch(fail).finally(() => { running = null; });
@@ -344,15 +350,17 @@ async function follow() {
   state.temperature = fields.has("temperature") ? within(fields.get("temperature"), 0.3, 1.5) : 1;
   const texture = wholeIn(fields.get("texture"), WORD);
   const sample = Number(wholeIn(fields.get("sample"), 0xFFFFFF00n) ?? FIRST);
+  let complaint = "";
   try {
-    if (!fields.has("code")) throw null;
+    if (!fields.has("code")) throw new Error("");
     await decompress(fields.get("code"), texture ?? "0");
-  } catch (error) {
-    if (error) $("string-note").textContent = error.message;
+  } catch ({ message }) {
+    complaint = message;
     const { z } = await ask("sample", { seed: state.seed, first: sample, n: 1, temperature: 1 });
     show(z, { sample }, texture ?? state.seed);
   }
   const steps = (fields.get("move") ?? "").split(/[ +]/);
   change({ moved: state.moved.map((_, a) => within(steps[a], -REACH, REACH)) });
   await showWall(Math.floor(sample / WALL) * WALL);
+  if (complaint) tell(complaint);
 }

@@ -5,6 +5,7 @@
 const SAMPLE = 0, POSTERIOR = 1, RECONSTRUCTION = 2, INPAINTING = 6, CODEBOOK = 7;  // streams of vlae_fast/noise.py
 const AT_ONCE = 16;  // images
 const DECISIONS = 5, START_ROUNDS = 20;  // of vlae_fast/inpainting.py
+const FEWEST = 256;  // codes that are listed before the first is chosen
 const PAUSE = 100;  // milliseconds without a request before codes are listed
 const LN2 = Math.log(2);
 
@@ -145,7 +146,7 @@ const answers = {
 
   // The number of the listed code that fits an image best, and among how many.
   number({ x }) {
-    if (codes.count === 0) extendList();
+    while (codes.count < FEWEST) extendList();
     encode(x);
     const number = wasm.likeliest(codes.count, codes.z.at, codes.halfSquares.at, arrays.mean.at, arrays.std.at);
     return { number, of: codes.count };
