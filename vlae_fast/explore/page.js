@@ -12,7 +12,7 @@ const LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";  // Crockford's base 32: non
 
 const state = {
   seed: "0",          // of the wall
-  source: {},         // where the code came from: {sample} of the seed, {code: text}, or {words}
+  source: {},         // where the code came from: {sample} of the seed, {code: text}, or {words, drawn}
   origin: null,       // that code, Float32Array [D]
   moved: facts.axes.map(() => 0),  // standard deviations along each axis
   texture: "0",       // seed of the pixels' random numbers
@@ -139,7 +139,7 @@ function change(fields) {
 // The drawing becomes the picture; what was forgotten is filled in before it is encoded.
 async function draw(given) {
   state.drawing = given;
-  state.source = { words: "Your drawing" };
+  state.source = { words: "Your drawing", drawn: true };
   state.moved.fill(0);
   if (!given.includes(-1)) shown = Uint8Array.from(given);
   paintPicture();
@@ -227,11 +227,15 @@ async function refreshBetween() {
   betweenTiles.forEach((canvas, k) => paintImage(canvas, part(images, k)));
 }
 
+const completionHint = $("completion-note").textContent;
 let completed = null, completing = -1;
 async function refreshCompletion() {
   const given = state.drawing, open = Boolean(given && given.includes(-1));
   $("completions").hidden = !open;
-  if (!open) completed = null;
+  if (!open) {
+    completed = null;
+    $("completion-note").textContent = completionHint;
+  }
   if (!open || completing === drawings) return;
   const turn = completing = drawings;
   let begin = true, round = 0;
@@ -273,8 +277,8 @@ async function run() {
 // --- words --------------------------------------------------------------------------------------------------------
 
 function describe() {
-  const { sample, code: text, words } = state.source;
-  const what = text ? `Decompressed from ${text}` : words ?? `Sample ${sample} of seed ${state.seed}`;
+  const { sample, code: text, words, drawn } = state.source;
+  const what = drawn && !state.drawing ? `${words}, decompressed` : text ? `Decompressed from ${text}` : words ?? `Sample ${sample} of seed ${state.seed}`;
   const moved = state.moved.some(Boolean) ? ", moved" : "";
   const own = state.drawing || (sample !== undefined && state.texture === state.seed);
   const texture = own ? "" : `, texture ${state.texture}`;
