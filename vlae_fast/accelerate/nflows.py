@@ -78,7 +78,7 @@ class NflowsChain(Chain):
 
     def __call__(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The library's `inverse`."""
-        outputs, total = inputs, inputs.new_zeros(len(inputs))
+        outputs, total = inputs, inputs.new_zeros(inputs.shape[0])
         for group in groups((part, self._known(part)) for part in _backward(self.module)):
             known = [swap for _, swap in group if swap is not None]
             found = undo_all(known, outputs, context) if known and outputs.dim() == 2 else None

@@ -85,6 +85,8 @@ class _Undo:
 def _rows(y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
     """y and context as rows, and the shape of what becomes of y."""
     shape = y.shape
+    if context is None and y.dim() == 2:
+        return y, None, shape
     if context is not None:
         batch = torch.broadcast_shapes(y.shape[:-1], context.shape[:-1])
         shape = torch.Size((*batch, y.shape[-1]))
