@@ -7,7 +7,8 @@ let wallFirst = 0, wallImages, wallCodes, wallButtons = [];
 async function showWall(first) {
   const { images, z } = await ask("sample", { seed: state.seed, first, n: WALL, temperature: 1 });
   [wallFirst, wallImages, wallCodes] = [first, images, z];
-  tiles($("wall"), WALL, (i) => `Sample ${first + i}`, (i) => choose(i)).forEach((canvas, i) => paintImage(canvas, part(images, i)));
+  const canvases = tiles($("wall"), WALL, (i) => `Sample ${first + i}`, choose);
+  canvases.forEach((canvas, i) => paintImage(canvas, part(images, i)));
   wallButtons = [...$("wall").children];
   wallButtons.forEach((button) => button.setAttribute("role", "option"));
   $("seed").value = state.seed;
@@ -34,8 +35,8 @@ $("wall").addEventListener("keydown", (event) => {
 });
 
 const axes = facts.axes.map((_, a) => {
-  const row = document.createElement("div"), middle = document.createElement("div"), label = document.createElement("label"),
-    slider = document.createElement("input"), output = document.createElement("output");
+  const [row, middle, label, slider, output] = ["div", "div", "label", "input", "output"]
+    .map((name) => document.createElement(name));
   row.className = "axis";
   Object.assign(slider, { type: "range", min: -REACH, max: REACH, step: 0.1, value: 0, id: `axis-${a}` });
   label.htmlFor = slider.id;
@@ -43,7 +44,8 @@ const axes = facts.axes.map((_, a) => {
   middle.append(label, slider);
   const move = (steps) => change({ drawing: null, moved: state.moved.map((old, b) => b === a ? steps : old) });
   slider.addEventListener("input", () => move(Number(slider.value)));
-  const [low, high] = [-REACH, REACH].map((end) => tile(`Axis ${a + 1} at ${end} standard deviations`, () => move(end)));
+  const [low, high] = [-REACH, REACH]
+    .map((end) => tile(`Axis ${a + 1} at ${end} standard deviations`, () => move(end)));
   row.append(low, middle, high);
   $("axes").append(row);
   return { slider, output, canvases: [low, high].map((button) => button.firstChild) };
@@ -61,14 +63,18 @@ $("redraw").addEventListener("click", () => redraw());
 $("more").addEventListener("click", otherWall);
 $("reset").addEventListener("click", () => change({ moved: state.moved.map(() => 0) }));
 $("pin").addEventListener("click", () => change({ start: code() }));
-$("temperature").addEventListener("input", (event) => change({ temperature: Number(event.target.value), drawing: null }));
+$("temperature").addEventListener("input",
+  (event) => change({ temperature: Number(event.target.value), drawing: null }));
 $("seed").addEventListener("change", async (event) => {
   state.seed = wholeIn(event.target.value.trim(), WORD) ?? state.seed;
   await showWall(0);
   choose(0);
 });
 $("clear").addEventListener("click", () => draw(new Int8Array(PIXELS)));
-$("forget").addEventListener("click", () => draw(Int8Array.from(shown, (value, i) => i < PIXELS - Math.floor(H / 2) * W ? value : -1)));
+$("forget").addEventListener("click", () => {
+  const kept = Math.ceil(H / 2) * W;
+  draw(Int8Array.from(shown, (value, i) => i < kept ? value : -1));
+});
 
 $("copy").addEventListener("click", async () => {
   $("string").select();

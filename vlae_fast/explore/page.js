@@ -158,7 +158,7 @@ async function followDrawing() {
   if (state.drawing === given) state.origin = z;
 }
 
-// --- parts of the page, in the order in which they follow a change ------------------------------------------------------
+// --- parts of the page, in the order in which they follow a change ------------------------------------------------
 
 async function refreshPicture() {
   if (state.drawing) await followDrawing();
@@ -175,7 +175,8 @@ async function refreshTextures() {
   const images = await decode(repeated(code(), TEXTURES), textures);
   textureTiles.forEach((canvas, i) => paintImage(canvas, i === 0 ? shown : part(images, i - 1)));
   const differing = shown.reduce((sum, value, j) => sum + (value !== images[j]), 0);
-  $("changed").textContent = `The first is the picture; the second differs from it in ${differing} of ${PIXELS} pixels.`;
+  $("changed").textContent =
+    `The first is the picture; the second differs from it in ${differing} of ${PIXELS} pixels.`;
 }
 
 async function refreshBits() {
@@ -201,10 +202,11 @@ function tell(words) {
 async function refreshString() {
   const { number, of } = await ask("number", { x: shown });
   clearTimeout(later);
-  if (of < facts.mostCodes) later = setTimeout(() => refreshString().then(remember).catch(fail), 2000);  // there are more by then
+  if (of < facts.mostCodes)  // there are more by then
+    later = setTimeout(() => refreshString().then(remember).catch(fail), 2000);
   if (document.activeElement !== $("string")) $("string").value = written(number);
-  $("string-note").textContent = told || `Of ${of.toLocaleString("en")} codes that every machine can list, the number of ` +
-    `the one that fits best: ${Math.ceil(Math.log2(of))} bits as four letters, and one as a check.`;
+  $("string-note").textContent = told || `Of ${of.toLocaleString("en")} codes that every machine can list, the ` +
+    `number of the one that fits best: ${Math.ceil(Math.log2(of))} bits as four letters, and one as a check.`;
 }
 
 async function refreshAxes() {
@@ -246,7 +248,8 @@ async function refreshCompletion() {
     begin = false;
     ({ images: completed, round } = answer);
     completionTiles.forEach((canvas, i) => paintImage(canvas, part(completed, i)));
-    $("completion-note").textContent = `Round ${round} of ${ROUNDS}: each picture agrees with what was kept; press one to take it.`;
+    $("completion-note").textContent =
+      `Round ${round} of ${ROUNDS}: each picture agrees with what was kept; press one to take it.`;
     if (round % 20 === 3 || round === ROUNDS) refresh();
   }
 }
@@ -278,7 +281,8 @@ async function run() {
 
 function describe() {
   const { sample, code: text, words, drawn } = state.source;
-  const what = drawn && !state.drawing ? `${words}, decompressed` : text ? `Decompressed from ${text}` : words ?? `Sample ${sample} of seed ${state.seed}`;
+  const what = drawn && !state.drawing ? `${words}, decompressed`
+    : text ? `Decompressed from ${text}` : words ?? `Sample ${sample} of seed ${state.seed}`;
   const moved = state.moved.some(Boolean) ? ", moved" : "";
   const own = state.drawing || (sample !== undefined && state.texture === state.seed);
   const texture = own ? "" : `, texture ${state.texture}`;
@@ -290,7 +294,8 @@ function describe() {
 function describeControls() {
   axes.forEach(({ slider, output }, a) => {
     slider.value = state.moved[a];
-    output.textContent = `${state.moved[a] > 0 ? "+" : state.moved[a] < 0 ? "−" : ""}${Math.abs(state.moved[a]).toFixed(1)}`;
+    const steps = state.moved[a], sign = steps > 0 ? "+" : steps < 0 ? "−" : "";
+    output.textContent = sign + Math.abs(steps).toFixed(1);
     slider.setAttribute("aria-valuetext", `${output.textContent} standard deviations`);
   });
   $("temperature").value = state.temperature;
@@ -309,14 +314,18 @@ function written(number) {
   const digits = [15, 10, 5, 0].map((shift) => number >> shift & 31);
   return [...digits, checked(digits)].map((digit) => LETTERS[digit]).join("");
 }
-const checked = (digits) => digits.reduce((sum, digit, i) => sum + (2 * i + 1) * digit, parseInt(facts.digest.slice(0, 2), 16)) & 31;
+function checked(digits) {
+  const ofModel = parseInt(facts.digest.slice(0, 2), 16);
+  return digits.reduce((sum, digit, i) => sum + (2 * i + 1) * digit, ofModel) & 31;
+}
 
 // Throws where the text is none.
 function numberOf(text) {
   const letters = text.toUpperCase().replace(/[\s-]/g, "").replaceAll("O", "0").replace(/[IL]/g, "1");
   const digits = [...letters].map((letter) => LETTERS.indexOf(letter));
   if (digits.length !== 5 || digits.includes(-1)) throw new Error("Five letters or digits wanted.");
-  if (checked(digits.slice(0, 4)) !== digits[4]) throw new Error("A letter is wrong, or this is a code of another model.");
+  if (checked(digits.slice(0, 4)) !== digits[4])
+    throw new Error("A letter is wrong, or this is a code of another model.");
   return digits.slice(0, 4).reduce((number, digit) => 32 * number + digit, 0);
 }
 

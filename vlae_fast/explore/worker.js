@@ -44,11 +44,11 @@ async function open(request) {
 
 const place = (array, i, n) => array.at + 4 * i * n;
 
-// Noise of an item into row i of the arrays: normals, then uniforms.
-function noise(seed, stream, item, i, { normals = facts.latent, uniforms = size(), start = 0 } = {}) {
-  const wide = BigInt(seed), D = facts.latent;
+// Numbers `start` on of an item: normals to row i of eps, uniforms to row i of `to`.
+function noise(seed, stream, item, i, options = {}) {
+  const { start = 0, normals = facts.latent, uniforms = size(), to = arrays.uniforms } = options, wide = BigInt(seed);
   wasm.noise(Number(wide & 0xFFFFFFFFn), Number(wide >> 32n), stream, item, start, normals, uniforms,
-    place(arrays.eps, i, D), place(arrays.uniforms, i, size()));
+    place(arrays.eps, i, facts.latent), place(to, i, uniforms));
 }
 
 function keep(given, n) {
@@ -126,7 +126,7 @@ const answers = {
     return { images: drawn(n) };
   },
 
-  // What model.sampled_bounds(x, n, seed=seed) says, on average over n codes and in bits: of the code, and of each pixel.
+  // What model.sampled_bounds(x, n, seed=seed) says, on average over n codes, in bits: of the code, of each pixel.
   bits({ x, n, seed }) {
     const D = facts.latent, pixels = size(), map = new Float32Array(pixels);
     encode(x);
@@ -171,8 +171,8 @@ function noises({ n, seed }, number) {
   const D = facts.latent, all = D + size() + DECISIONS, decisions = [];
   for (let i = 0; i < n; ++i) {
     noise(seed, INPAINTING, i, i, { start: number * all });
-    wasm.noise(Number(BigInt(seed) & 0xFFFFFFFFn), Number(BigInt(seed) >> 32n), INPAINTING, i, number * all + D + size(),
-      0, DECISIONS, 0, arrays.decisions.at);
+    noise(seed, INPAINTING, i, 0,
+      { start: number * all + D + size(), normals: 0, uniforms: DECISIONS, to: arrays.decisions });
     decisions.push([...floats(arrays.decisions)]);
   }
   return decisions;
@@ -233,7 +233,7 @@ function proposed({ n }, given) {
 // Codes first..first+n-1 of the list that every machine draws from the prior.
 function listed(first, n) {
   for (let i = 0; i < n; ++i)
-    wasm.noise(0, 0, CODEBOOK, first + i, 0, facts.latent, 0, place(arrays.eps, i, facts.latent), 0);
+    noise("0", CODEBOOK, first + i, i, { uniforms: 0 });
   wasm.listed(n, facts.grid, arrays.eps.at, arrays.z.at);
   return floats(arrays.z, n * facts.latent).slice();
 }
