@@ -97,7 +97,7 @@ WASM_FLAGS := -target wasm32-wasi -std=c++20 -O3 -msimd128 -mbulk-memory -ffp-co
   -fvisibility=hidden -DVLAE_ISA=wasm -Icsrc -w
 ZIG := ZIG_LOCAL_CACHE_DIR=build/zig ZIG_GLOBAL_CACHE_DIR=build/zig $(BIN)/python -m ziglang
 wasm: build/wasm/vlae.wasm
-	cp $< $(WASM)
+	install -m 644 $< $(WASM)
 
 build/wasm/vlae.wasm: $(WASM_SOURCES:csrc/%.cpp=build/wasm/%.o)
 	$(ZIG) wasm-ld --no-entry --gc-sections -s -z stack-size=262144 --max-memory=2147483648 $^ -o $@
