@@ -151,3 +151,10 @@ def test_runs_give_way_to_reference_modes_and_values_that_are_not_finite(name, c
         found = undone(flow, y, None)[0]
     assert_close(found[rows], expected[rows], scale=30.0)
     assert not found[2].isfinite().all()
+
+
+def test_a_context_that_is_missing_is_the_library_s_to_refuse():
+    zuko = pytest.importorskip("zuko")
+    flow = accelerate(zuko.flows.MAF(6, 3, transforms=3, hidden_features=(16, 16)))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        flow().sample((4,))

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from vlae_fast import VLAE, VLAEConfig, checkpoint, cli, pretrained, use_backend
+from vlae_fast import VLAE, VLAEConfig, checkpoint, cli, codec, pretrained, use_backend
 from vlae_fast.data import load
 
 NAME = "static-mnist"
@@ -64,6 +65,15 @@ def test_command_line_takes_the_name(tmp_path, capsys, monkeypatch):
     assert "prior_flow" in capsys.readouterr().out
     assert cli.main(["sample", NAME, "--num", "4", "--out", "s.png"]) == 0
     assert Path("s.png").exists()
+
+
+def test_a_file_by_shipped_weights_is_read_beside_a_folder_of_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = VLAE.from_pretrained(NAME)
+    Path("x.vlae").write_bytes(codec.compress(model, torch.zeros(2, 1, 28, 28)))
+    VLAE(VLAEConfig.preset("tiny")).save_pretrained(NAME)
+    assert cli.main(["decompress", "x.vlae", "--out", "x.npy"]) == 0
+    assert not np.load("x.npy").any()
 
 
 NLL_NATS = {

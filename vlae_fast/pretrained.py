@@ -17,14 +17,14 @@ from vlae_fast.config import VLAEConfig, from_dict
 
 __all__ = ["config_of", "folder_of", "is_run", "save", "shipped", "tensors_of", "write_weights"]
 
-_WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 _BOUND = "config_sha256"
 """Entry of the metadata of `model.safetensors`."""
 
 
 def shipped() -> list[str]:
     """Names of the weights that ship with the package."""
-    return sorted(path.parent.name for path in _WEIGHTS.glob("*/model.safetensors"))
+    return sorted(path.parent.name for path in WEIGHTS.glob("*/model.safetensors"))
 
 
 def folder_of(name_or_folder: str | Path) -> Path:
@@ -35,7 +35,7 @@ def folder_of(name_or_folder: str | Path) -> Path:
     folder = checks.path("name_or_folder", name_or_folder)
     if str(name_or_folder) in shipped():
         if not os.path.lexists(folder / "config.json"):
-            return _WEIGHTS / name_or_folder
+            return WEIGHTS / name_or_folder
         warnings.warn(f"{folder}: the model in this folder, not the weights of that name that ship", stacklevel=2)
     if folder.is_dir():
         return folder

@@ -51,7 +51,10 @@ class ZukoForward(Swap):
     def __call__(self, c: Tensor | None = None) -> Any:
         """See `Swap`."""
         transform = self.original()(c)
-        transform._inverse = _Undo(self, transform._inverse, c)
+        first = next(part for part in self.module.hyper.modules() if isinstance(part, nn.Linear))
+        conditional = first.in_features > self.module.hyper[-1].out_features // 2
+        if conditional == (c is not None):  # else the library says what is wrong
+            transform._inverse = _Undo(self, transform._inverse, c)
         return transform
 
     def describe(self, with_context: bool) -> Net:

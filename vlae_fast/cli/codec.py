@@ -70,7 +70,7 @@ class Compress(Speaking):
             )
         checkpoint.write_file(self.out, data)
         bits = f"{8 * len(data) / len(split):.1f} bits each" if len(split) else "none"
-        self.say(f"{self.out}: {len(split)} images in {len(data):,} bytes, {bits}")
+        self.say_of(self.out, f"{len(split)} images in {len(data):,} bytes, {bits}")
         return 0
 
     def _split(self, model: VLAE) -> Split:
@@ -132,7 +132,7 @@ class Decompress(Speaking):
             content = BytesIO()
             np.save(content, pixels) if self.out.suffix == ".npy" else np.savez_compressed(content, images=pixels)
             checkpoint.write_file(self.out, content.getvalue())
-        self.say(f"{self.out}: {len(pixels)} images")
+        self.say_of(self.out, f"{len(pixels)} images")
         return 0
 
     def _model(self, data: bytes) -> VLAE:
@@ -140,7 +140,7 @@ class Decompress(Speaking):
             return VLAE.from_pretrained(self.model)
         wanted = codec.digest_in(data)
         for name in pretrained.shipped():
-            model = VLAE.from_pretrained(Path(name))
+            model = VLAE.from_pretrained(pretrained.WEIGHTS / name)
             if codec.digest(model) == wanted:
                 return model
         raise ValueError(f"{self.file}: written with a model of digest {wanted.hex()}, none that ships; say --model")

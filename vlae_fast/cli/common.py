@@ -35,6 +35,11 @@ class Speaking:
         if not self.quiet:
             said(f"{line}\n", sys.stdout)
 
+    def say_of(self, out: Path, line: str) -> None:
+        """The same of a file that was written, unless its content may have gone where the line would."""
+        if not checkpoint.is_special(out):
+            self.say(f"{out}: {line}")
+
     def bar(self, total: int | None = None) -> Any:
         """A progress bar that counts images, for what takes more than a second."""
         return progress(quiet=self.quiet, total=total, unit="image", delay=1)

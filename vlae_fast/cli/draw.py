@@ -92,7 +92,7 @@ class Sample(Options):
             bar.close()
             if drawn is not None:
                 self._write(drawn)
-                self.say(f"{self.out}: {self.num} images")
+                self.say_of(self.out, f"{self.num} images")
 
     @property
     def _columns(self) -> int:
@@ -138,5 +138,5 @@ class Reconstruct(ModelOptions):
         chosen = images[torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[: self.num])]
         drawn = model.reconstruct(chosen.to(next(model.parameters()).device), seed=seed)
         plots.pairs(chosen, drawn.cpu(), self.out)
-        self.say(f"{self.out}: {len(chosen)} test images, each beside its reconstruction")
+        self.say_of(self.out, f"{len(chosen)} test images, each beside its reconstruction")
         return 0

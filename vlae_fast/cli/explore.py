@@ -31,5 +31,5 @@ class Explore(Speaking):
         content = checkpoint.read_json(pretrained.folder_of(self.run) / "config.json")
         page = explore.page(model, name=self.run.resolve().name, trained_on=str(content.get("data", "")))
         checkpoint.write_file(self.out, page)
-        self.say(f"{self.out}: {len(page):,} bytes; open it in a browser")
+        self.say_of(self.out, f"{len(page):,} bytes; open it in a browser")
         return 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import noise
-from vlae_fast.checks import NonFiniteError, function, instance, whole
+from vlae_fast.checks import NonFiniteError, flag, function, instance, whole
 from vlae_fast.codec.ans import Coders
 from vlae_fast.codec.exact import Exact
 from vlae_fast.codec.file import (
@@ -68,6 +68,7 @@ def compress(
     """
     exact = Exact(model)
     check_images(images, next(model.parameters()), model.config)
+    images, lossy = images.contiguous(), flag("lossy", lossy)
     most = max(1, GROUP_PIXELS // max(1, model.config.height * model.config.width))
     group = min(GROUP, most) if group is None else whole("group", group, 1, most)
     bits, seed = whole("bits", bits, 1, MOST_BITS), whole("seed", seed, most=2**63 - 1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_fast import native, noise, ops
-from vlae_fast.checks import instance
+from vlae_fast.checks import NonFiniteError, instance
 from vlae_fast.codec.ans import Coders
 from vlae_fast.inputs import check_parameter, check_result
 from vlae_fast.layers import plain_weights
@@ -48,6 +48,9 @@ class Exact:
         check_parameter(parameter)
         if parameter.device.type != "cpu":
             raise ValueError(f"model: on the CPU wanted, as GPUs round differently; got one on {parameter.device}")
+        for name, value in model.named_parameters():
+            if not value.isfinite().all():
+                raise NonFiniteError(f"model: finite parameters wanted, {name} is not")
         self.config = c = model.config
         latent = c.conditioning == "latent"
         for field, usable, wanted in (

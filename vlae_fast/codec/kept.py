@@ -1,10 +1,10 @@
 """Long lists of codes take long to draw: they are kept in $XDG_CACHE_HOME/vlae_fast, or ~/.cache/vlae_fast.
 
-Only who compresses needs whole lists. One that cannot be kept is drawn again, one that was damaged makes pictures less
-alike.
+Only who compresses needs whole lists. One that cannot be kept or was damaged is drawn again.
 """
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,8 +41,9 @@ def blocks(exact: Exact, model: bytes, bits: int) -> Iterator[tuple[NDArray[np.f
             new = new[:0]
         yield z, energy
     if len(new):
+        content = new.view(np.uint8).data
         with suppress(CheckpointError):
-            write_file(file, new.view(np.uint8).data)
+            write_file(file, content, zlib.crc32(content).to_bytes(4, "little"))
 
 
 def _folder() -> Path:
@@ -53,8 +54,12 @@ def _folder() -> Path:
 
 
 def _read(file: Path, row: np.dtype, n: int) -> NDArray[np.void] | None:
-    """A list that is there, whole."""
+    """A list that is there, whole and as it was written."""
     try:
-        return np.memmap(file, row, "r", shape=n) if file.stat().st_size == n * row.itemsize else None
+        if file.stat().st_size != n * row.itemsize + 4:
+            return None
+        content = np.memmap(file, np.uint8, "r")
     except OSError:
         return None
+    rows, checksum = content[:-4], content[-4:].tobytes()
+    return rows.view(row) if zlib.crc32(rows.data).to_bytes(4, "little") == checksum else None
