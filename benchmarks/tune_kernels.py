@@ -22,15 +22,15 @@ from vlae_fast.kernels.table import Config
 
 # Kernel -> candidates.
 CANDIDATES = {
-    "pixelcnn_forward": [Config(*c) for c in itertools.product((512, 1024), (8, 16), (1, 2))],
-    "pixelcnn_backward": [Config(*c) for c in itertools.product((512, 1024), (8, 16), (1, 2))],
+    "pixelcnn": [Config(*c) for c in itertools.product((512, 1024), (8, 16), (1, 2))],
+    "pixelcnn_weights": [Config(*c) for c in itertools.product((16, 32, 64), (4, 8), (2, 4, 8))],
     "masked_conv3x3": [Config(*c, 1) for c in itertools.product((128, 256, 512), (2, 4))],
     "masked_conv3x3_weight": [Config(*c) for c in itertools.product((16, 32, 64), (4, 8), (2, 4, 8))],
 }
 
 LARGEST = {
-    "pixelcnn_forward": "pixelcnn log_prob",
-    "pixelcnn_backward": "pixelcnn log_prob backward",
+    "pixelcnn": "pixelcnn log_prob backward",
+    "pixelcnn_weights": "pixelcnn backward weights",
     "masked_conv3x3": "masked_conv3x3 dx B",
     "masked_conv3x3_weight": "masked_conv3x3 dweight B",
 }
@@ -47,8 +47,8 @@ def calls(images: int, device: str) -> dict[str, Call]:
     stack = bodies(named("pixelcnn_log_prob + gradients").ours(**pixelcnn.BASE | {"N": images}), device)
     layer = bodies(named("masked_conv3x3 + gradients").ours(N=images, image=28, channels=12), device)
     return {
-        "pixelcnn_forward": stack["pixelcnn_log_prob"],
-        "pixelcnn_backward": stack["pixelcnn_log_prob_backward"],
+        "pixelcnn": stack["pixelcnn_log_prob"],
+        "pixelcnn_weights": stack["pixelcnn_log_prob_backward"],
         "masked_conv3x3": layer["masked_conv3x3"],
         "masked_conv3x3_weight": layer["masked_conv3x3_backward"],
     }

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 
 from vlae_fast.kernels.ahead_of_time import Variant
-from vlae_fast.kernels.planes import clear, convolve, elu, pack_weights, store_planes, wide, zeros
+from vlae_fast.kernels.planes import clear_edges, convolve, elu, pack_weights, store_planes, wide, zeros
 from vlae_fast.kernels.table import choose
 
 
@@ -227,7 +227,7 @@ def pixelcnn_forward_kernel(
     context_at, hidden_at, pointwise_at = pack_forward(
         packed, image_weight, context_weight, hidden_weight, pointwise_weight, shared, P, C, K, BLOCK
     )
-    clear(inputs, (2 + K + C) * plane + (L + 2 * P) * set_stride, BLOCK)
+    clear_edges(inputs, 2 + K + C + (L + 2 * P) * (set_stride // plane), plane, front, blocks * BLOCK)
     end = N
     if KEEP:
         end = tl.minimum(N, begin + tl.num_programs(0) * G)
@@ -266,9 +266,7 @@ class Layout(NamedTuple):
     plane: int
     """Floats."""
     set_stride: int
-    """Floats between the activations of two stages: 0 where one set is enough."""
-    gradient_stride: int
-    """The same for their gradients."""
+    """Floats between the activations, and the gradients, of two stages: 0 where one set is enough."""
     weights: int
     """Floats that packed weights take."""
     floats: int
@@ -278,23 +276,22 @@ class Layout(NamedTuple):
 
 
 def layout(block: int, backward: bool, H: int, W: int, C: int, K: int, L: int, P: int, S: int) -> Layout:
-    """For blocks of so many positions; `backward`: what `pixelcnn_backward_kernel` needs besides."""
+    """For blocks of so many positions; `backward`: what the kernels of `pixelcnn_backward` need besides."""
     area = (H + 1) * (W + 1)
     group = max(1, block // area)
     blocks = triton.cdiv(group * area, block)
     plane = triton.cdiv(2 * (W + 2) + blocks * block, 4) * 4
     # What a block needs of another one must be kept: each stage's activations, and for gradients all of them.
     set_stride = C * plane if blocks > 1 or backward else 0
-    gradient_stride = C * plane if blocks > 1 else 0
     even = C + C % 2
     floats = (2 + K + C) * plane + (L + 2 * P) * set_stride
     weights = (4 + 9 * K + 5 * S * C + 2 * P * C) * even
     if backward:
-        floats += 2 * C * plane + (L + 2 * P) * gradient_stride
+        floats += 2 * C * plane + (L + 2 * P) * set_stride
         weights = max(weights, (5 * L + 2 * P) * C * even + C * (8 + 9 * (K + K % 2)))
     floats = triton.cdiv(floats + weights, 32) * 32
     rows = 5 + 9 * K + 1 + L * (5 * C + 1) + 2 * P * (C + 1) + C + 1
-    return Layout(group, blocks, plane, set_stride, gradient_stride, weights, floats, rows)
+    return Layout(group, blocks, plane, set_stride, weights, floats, rows)
 
 
 PAPER = {"C": 12, "K": 4}
@@ -305,7 +302,7 @@ def variants(architecture: int) -> list[Variant]:
     """What a launch can ask for with the preset "paper"."""
     found = []
     for result in ("logits", "log_prob", "keep"):
-        launch = choose("pixelcnn_backward" if result == "keep" else "pixelcnn_forward", 12, architecture)
+        launch = choose("pixelcnn", 12, architecture)
         constants = PAPER | {"RESULT": result, "BLOCK": launch.block}
         types = {"stages": "*i32"}
         found.append(Variant(f"pixelcnn {result}", pixelcnn_forward_kernel, constants, launch.num_warps, types))

@@ -114,35 +114,50 @@ def convolve(
 
 
 @triton.jit
+def two_parts(x):
+    """The first 11 bits of each float32, which TF32 holds, and the rest."""
+    first = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return first, x - first
+
+
+@triton.jit
 def correlate(
-    sums, planes, gradients, plane, row, IN: tl.constexpr, OUT: tl.constexpr, TAPS: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+    sums, planes, gradients, plane, row, count, IN: tl.constexpr, OUT: tl.constexpr, TAPS: tl.constexpr,
+    COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """sums[IN * TAPS + 1, COLUMNS] += values at the taps * gradients over BLOCK positions; the last row: gradients.
+    """sums[IN * TAPS + 1, COLUMNS] += values at the taps * gradients over `count` positions; the last row: gradients.
 
     `planes` and `gradients` point to the first position. Planes are finite, and gradients are 0 outside of the image.
+    Each float32 is the sum of two TF32 numbers, and three products of those on the tensor cores leave an error of about
+    2^-20, below that of summing a million float32 terms. float32 units would take registers that spill.
     """
     ROWS: tl.constexpr = IN * TAPS + 1
     TILE: tl.constexpr = 64 if ROWS > 32 else 16
+    q = tl.arange(0, DEPTH)
     for first_row in range(0, ROWS, TILE):
         r = first_row + tl.arange(0, TILE)
-        source = r // TAPS * plane + tap_shift(r % TAPS, row, TAPS)
+        ones = (r >= IN * TAPS)[:, None]  # rows and columns beyond the last read what is there, and are not kept
+        values = planes + (tl.minimum(r // TAPS, IN - 1) * plane + tap_shift(r % TAPS, row, TAPS))[:, None] + q[None, :]
         for first_out in range(0, OUT, 16):
             o = first_out + tl.arange(0, 16)
+            slopes = gradients + tl.minimum(o, OUT - 1)[None, :] * plane + q[:, None]
             acc = tl.zeros([TILE, 16], tl.float32)
-            for start in range(0, BLOCK, DEPTH):
-                q = start + tl.arange(0, DEPTH)
-                a = tl.load(planes + source[:, None] + q[None, :], mask=r[:, None] < IN * TAPS, other=1.0)
-                g = tl.load(gradients + o[None, :] * plane + q[:, None], mask=o[None, :] < OUT, other=0.0)
-                acc = tl.dot(a, g, acc, input_precision=PRECISION)
+            for start in tl.range(0, count, DEPTH, num_stages=1):
+                a, a_rest = two_parts(tl.where(ones, 1.0, tl.load(values + start)))
+                g, g_rest = two_parts(tl.load(slopes + start))
+                acc = tl.dot(a_rest, g, acc, input_precision="tf32")
+                acc = tl.dot(a, g_rest, acc, input_precision="tf32")
+                acc = tl.dot(a, g, acc, input_precision="tf32")
             to = sums + r[:, None] * COLUMNS + o[None, :]
             live = (r[:, None] < ROWS) & (o[None, :] < OUT)
             tl.store(to, tl.load(to, mask=live) + acc, mask=live)
 
 
 @triton.jit
-def clear(to, count, BLOCK: tl.constexpr):
-    """Writes `count` zeros. The caller sets a barrier."""
-    for start in range(0, count, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        tl.store(to + at, tl.zeros([BLOCK], tl.float32), mask=at < count)
+def clear_edges(to, count, plane, front, inner):
+    """Writes zeros before (`front`) and behind the `inner` positions of `count` planes. The caller sets a barrier."""
+    for _ in range(count):
+        for start in range(0, plane - inner, 128):
+            at = start + tl.arange(0, 128)
+            tl.store(to + tl.where(at < front, at, at + inner), tl.zeros([128], tl.float32), mask=at < plane - inner)
+        to += plane

@@ -5,14 +5,11 @@ Chosen by counting registers and instructions of the compiled code; `benchmarks/
 
 from typing import NamedTuple
 
-__all__ = ["DEPTH", "PRECISION", "TABLE", "Config", "choose"]
+__all__ = ["PRECISION", "TABLE", "Config", "choose"]
+
 
 PRECISION = "tf32x3"
-"""Of the matrix products that sum weight gradients: each float32 is the sum of two TF32 numbers, and three products of
-those on the tensor cores leave an error of about 2^-21, below that of summing a million float32 terms. "ieee" takes the
-float32 units and registers that spill."""
-DEPTH = 16
-"""Positions of one such product."""
+"""Of the matrix products that sum a convolution's weight gradients, as in `planes.correlate`."""
 
 
 class Config(NamedTuple):
@@ -28,14 +25,14 @@ class Config(NamedTuple):
 Rows = dict[int, Config]
 """The choice for up to so many channels; 0: for more than any other row says."""
 
-_FORWARD: Rows = {12: Config(1024, 8, 1), 24: Config(512, 8, 1), 0: Config(256, 8, 1)}
-_BACKWARD: Rows = {12: Config(512, 8, 1), 24: Config(256, 8, 1), 0: Config(256, 8, 1)}
+_PIXELCNN: Rows = {12: Config(1024, 8, 1), 24: Config(512, 8, 1), 0: Config(256, 8, 1)}
+_PIXELCNN_WEIGHTS: Rows = {0: Config(32, 4, 4)}
 _CONVOLUTION: Rows = {0: Config(512, 4, 1)}
 _CONVOLUTION_WEIGHT: Rows = {0: Config(32, 4, 4)}
 
 TABLE: dict[str, dict[int, Rows]] = {
-    "pixelcnn_forward": {80: _FORWARD, 90: _FORWARD, 100: _FORWARD},
-    "pixelcnn_backward": {80: _BACKWARD, 90: _BACKWARD, 100: _BACKWARD},
+    "pixelcnn": {80: _PIXELCNN, 90: _PIXELCNN, 100: _PIXELCNN},
+    "pixelcnn_weights": {80: _PIXELCNN_WEIGHTS, 90: _PIXELCNN_WEIGHTS, 100: _PIXELCNN_WEIGHTS},
     "masked_conv3x3": {80: _CONVOLUTION, 90: _CONVOLUTION, 100: _CONVOLUTION},
     "masked_conv3x3_weight": {80: _CONVOLUTION_WEIGHT, 90: _CONVOLUTION_WEIGHT, 100: _CONVOLUTION_WEIGHT},
 }

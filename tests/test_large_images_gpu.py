@@ -106,7 +106,7 @@ def stack(N, H, W, C, K, spec, **sizes):
 def test_paper_at_3000_pixels_a_side_is_larger_than_int32():
     x, _, _, wiring = stack(1, 3000, 3000, 12, 4, PixelCNNSpec(1.0, 2), L=12, P=4, S=12)
     sizes = {"N": 1, "H": 3000, "W": 3000, "C": 12, "K": 4, "L": 12, "P": 4, "S": 12}
-    call = pixelcnn_gpu._PixelCNN("pixelcnn_forward", x, sizes, *wiring)
+    call = pixelcnn_gpu._PixelCNN(False, x, sizes, *wiring)
     assert call.scratch.numel() > 2**31
 
 

@@ -35,7 +35,6 @@ def test_planes_that_lie_further_apart(body, monkeypatch):
         return found._replace(
             plane=found.plane + 32,
             set_stride=apart if found.set_stride else 0,
-            gradient_stride=apart if found.gradient_stride else 0,
             floats=found.floats + 32 * planes,
         )
 

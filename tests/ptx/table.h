@@ -111,6 +111,15 @@ inline const Opcode table[] = {
        Mask& to = w.predicates[at.operand[0]];
        to = (to & ~m) | (~w.predicates[at.operand[1]] & m);
      }},
+    {"mov.b32", "ww:w", "alu",
+     [](Machine&, Warp& w, const Instruction& at, Mask m) {
+       for (int lane = 0; lane < warp_size; ++lane) {
+         if (!has(m, lane)) continue;
+         const u32 both = get<u32>(w, at.operand[2], lane);
+         set<u16>(w, at.operand[0], lane, static_cast<u16>(both));
+         set<u16>(w, at.operand[1], lane, static_cast<u16>(both >> 16));
+       }
+     }},
     {"mov.b64", "ww:l", "alu",
      [](Machine&, Warp& w, const Instruction& at, Mask m) {
        for (int lane = 0; lane < warp_size; ++lane) {
@@ -120,6 +129,7 @@ inline const Opcode table[] = {
          set<u32>(w, at.operand[1], lane, static_cast<u32>(both >> 32));
        }
      }},
+    BINARY("mov.b32", "w:ww", "alu", u32, u16, a | u32{b} << 16),
     {"mov.b64", "l:ww", "alu",
      [](Machine&, Warp& w, const Instruction& at, Mask m) {
        map<u64, u32, u32>(w, at, m, [](u32 a, u32 b) { return a | static_cast<u64>(b) << 32; });
@@ -160,6 +170,14 @@ inline const Opcode table[] = {
     SHIFT("shr.s64", "l:lw", s64, shift_right),
     FIELD("bfe.u32", u32),
     FIELD("bfe.s32", s32),
+    {"bfe.u64", "l:lww", "alu",
+     [](Machine&, Warp& w, const Instruction& at, Mask m) {
+       map<u64, u64, u32, u32>(w, at, m, [](u64 a, u32 position, u32 length) {
+         position &= 255, length &= 255;
+         const u64 rest = position < 64 ? a >> position : 0;
+         return length < 64 ? rest & ((u64{1} << length) - 1) : rest;
+       });
+     }},
     BINARY("mul.hi.u16", "w:ww", "alu", u16, u16, u32{a} * b >> 16),
     BINARY("mul.hi.s32", "w:ww", "alu", s32, s32, s64{a} * b >> 32),
     BINARY("mul.hi.u32", "w:ww", "alu", u32, u32, u64{a} * b >> 32),
@@ -169,6 +187,12 @@ inline const Opcode table[] = {
     BINARY("mul.wide.s16", "w:ww", "alu", s32, s16, s32{a} * b),
     BINARY("mul.wide.u32", "l:ww", "alu", u64, u32, u64{a} * b),
     BINARY("mul.wide.s32", "l:ww", "alu", s64, s32, s64{a} * b),
+    {"shf.l.wrap.b32", "w:www", "alu",
+     [](Machine&, Warp& w, const Instruction& at, Mask m) {
+       map<u32, u32, u32, u32>(w, at, m, [](u32 low, u32 high, u32 by) {
+         return static_cast<u32>((u64{high} << 32 | low) << (by & 31) >> 32);
+       });
+     }},
     MULTIPLY_ADD("mad.lo.s16", "w:www", "alu", u16, u16, u32{a} * b + c),
     MULTIPLY_ADD("mad.lo.s32", "w:www", "alu", u32, u32, a* b + c),
     MULTIPLY_ADD("mad.lo.s64", "l:lll", "alu", u64, u64, a* b + c),

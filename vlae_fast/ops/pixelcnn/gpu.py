@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlae_fast.kernels.table import DEPTH, PRECISION
 from vlae_fast.ops.arguments import operands
 from vlae_fast.ops.launch import cdiv, check_counts, config_of, kernels_of, resident_programs
 from vlae_fast.ops.pixelcnn.wiring import stage_table
@@ -31,11 +30,11 @@ class _PixelCNN:
     """Wiring, programs and scratch memory of one call."""
 
     def __init__(
-        self, kernel: str, x: Tensor, sizes: Sizes, stages: list[int], residual_scale: float, visible_stride: int
+        self, backward: bool, x: Tensor, sizes: Sizes, stages: list[int], residual_scale: float, visible_stride: int
     ) -> None:
         N, H, W, C, K, L, P, S = (sizes[a] for a in "NHWCKLPS")
-        config = config_of(kernel, C, x)
-        layout = kernels_of("pixelcnn", x).layout(config.block, kernel == "pixelcnn_backward", H, W, C, K, L, P, S)
+        config = config_of("pixelcnn", C, x)
+        layout = kernels_of("pixelcnn", x).layout(config.block, backward, H, W, C, K, L, P, S)
         self.rows = layout.rows
         self.programs = min(resident_programs(x, config), cdiv(N, layout.group), max(1, MOST_SCRATCH // layout.floats))
         self.batch = self.programs * layout.group
@@ -44,11 +43,11 @@ class _PixelCNN:
         )
         self.stages = stage_table(stages, visible_stride, sizes, x.device)
         self.scratch = x.new_empty(self.programs * layout.floats)
-        self.gradient_stride = layout.gradient_stride
         self.sizes = (
             N, H, W, layout.group, L, P, S, layout.blocks, layout.plane, layout.set_stride, visible_stride,
             layout.floats,
         )  # fmt: skip
+        self.positions = L, P, W + 1, layout.blocks * config.block, layout.plane, layout.set_stride, layout.floats
         self.options = {
             "residual_scale": residual_scale, "C": C, "K": K, "BLOCK": config.block, "num_warps": config.num_warps,
         }  # fmt: skip
@@ -73,7 +72,7 @@ def _pixelcnn(kind: str, x: Tensor, context: Tensor, params: Params, wiring: Any
     kernels = kernels_of("pixelcnn", x)
     result = torch.empty_like(x) if kind == "logits" else x.new_empty(len(x))
     if x.numel():
-        call = _PixelCNN("pixelcnn_forward", x, sizes, *wiring)
+        call = _PixelCNN(False, x, sizes, *wiring)
         with torch.cuda.device_of(x):
             kernels.pixelcnn_forward_kernel[(call.programs,)](
                 x, context, *params, call.stages, result, call.scratch, 0, *call.sizes, **call.options, RESULT=kind
@@ -100,8 +99,8 @@ def _pixelcnn_backward(
     forward, backward = kernels_of("pixelcnn", x), kernels_of("pixelcnn_backward", x)
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, context, *params)]
-    call = _PixelCNN("pixelcnn_backward", x, sizes, *wiring)
-    C = call.options["C"]
+    call = _PixelCNN(True, x, sizes, *wiring)
+    C, weights = call.options["C"], config_of("pixelcnn_weights", call.options["C"], x)
     dx, dcontext, sums = torch.empty_like(x), torch.empty_like(context), x.new_zeros(call.programs, call.rows, C)
     image_weight, context_weight, _, hidden_weight, gain, _, pointwise_weight, _, output_weight, output_bias = params
     used = image_weight, context_weight, hidden_weight, gain, pointwise_weight, output_weight, output_bias
@@ -111,8 +110,12 @@ def _pixelcnn_backward(
                 x, context, *params, call.stages, x, call.scratch, begin, *call.sizes, **call.options, RESULT="keep"
             )
             backward.pixelcnn_backward_kernel[(call.programs,)](
-                x, *used, call.stages, upstream, dx, dcontext, sums, call.scratch, begin, *call.sizes,
-                call.gradient_stride, **call.options, RESULT=kind, DEPTH=DEPTH, PRECISION=PRECISION,
+                x, *used, call.stages, upstream, dx, dcontext, call.scratch, begin, *call.sizes, **call.options,
+                RESULT=kind,
+            )  # fmt: skip
+            backward.pixelcnn_backward_weights_kernel[(call.programs, weights.programs)](
+                call.stages, sums, call.scratch, *call.positions, C=C, K=call.options["K"], DEPTH=weights.block,
+                num_warps=weights.num_warps,
             )  # fmt: skip
     return [dx, dcontext, *_pixelcnn_dparams(sums.sum(0), params)]
 
