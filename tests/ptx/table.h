@@ -187,6 +187,18 @@ inline const Opcode table[] = {
     BINARY("mul.wide.s16", "w:ww", "alu", s32, s16, s32{a} * b),
     BINARY("mul.wide.u32", "l:ww", "alu", u64, u32, u64{a} * b),
     BINARY("mul.wide.s32", "l:ww", "alu", s64, s32, s64{a} * b),
+    {"prmt.b32", "w:www", "alu",
+     [](Machine&, Warp& w, const Instruction& at, Mask m) {
+       map<u32, u32, u32, u32>(w, at, m, [](u32 a, u32 b, u32 selectors) {
+         u32 result = 0;
+         for (int i = 0; i < 4; ++i) {
+           const u32 selector = selectors >> 4 * i & 15;
+           const u32 byte = static_cast<u32>((u64{b} << 32 | a) >> 8 * (selector & 7)) & 255;
+           result |= (selector & 8 ? (byte & 128 ? 255u : 0u) : byte) << 8 * i;
+         }
+         return result;
+       });
+     }},
     {"shf.l.wrap.b32", "w:www", "alu",
      [](Machine&, Warp& w, const Instruction& at, Mask m) {
        map<u32, u32, u32, u32>(w, at, m, [](u32 low, u32 high, u32 by) {
