@@ -220,7 +220,7 @@ class _Reader:
         if text[:2] == "0f":
             return int(text[2:], 16)
         try:
-            return int(text, 0)
+            return int(text.removesuffix("U"), 0)
         except ValueError:
             raise UnknownPTXError(text) from None
 

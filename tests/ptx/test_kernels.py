@@ -27,16 +27,20 @@ Run = Callable[[object], Outputs]
 
 
 def pixelcnn(op: str) -> Run:
-    """Images in several blocks, and small ones that share a block, each with more programs' work than programs."""
+    """Images in several blocks, small ones that share a block, and a stack without layers, which reads its inputs last:
+    each with more programs' work than programs."""
     spec, channels = PixelCNNSpec(0.7, 2, (0, 1), 2), 19 if op == "pixelcnn_sample" else 3
     sizes, cases = {"C": channels, "K": 2, "L": 4, "P": 2}, []
-    for N, H, W in ((3, 34, 40), (70, 6, 7)):
-        (x, context, params), wiring = stack_tensors(N, H, W, sizes, spec)
-        cases.append((x, context, params, torch.rand(N, H, W), torch.randn(N)))
+    none = sizes | {"L": 0, "P": 0}
+    for N, H, W, of, wired in (
+        (3, 34, 40, sizes, spec), (70, 6, 7, sizes, spec), (3, 30, 30, none, PixelCNNSpec()),
+    ):  # fmt: skip
+        (x, context, params), wiring = stack_tensors(N, H, W, of, wired)
+        cases.append((x, context, params, torch.rand(N, H, W), torch.randn(N), wiring))
 
     def run(body: object) -> Outputs:
         found = []
-        for x, context, params, uniforms, upstream in cases:
+        for x, context, params, uniforms, upstream, wiring in cases:
             if op == "pixelcnn_sample":
                 small = (context[:5, :, :4, :5].contiguous(), params, uniforms[:5, :4, :5].contiguous())
                 found.append(body.pixelcnn_sample(*small, *wiring, 1.0, None))
