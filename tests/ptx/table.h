@@ -157,6 +157,7 @@ inline const Opcode table[] = {
     BINARY("rem.u16", "w:ww", "alu", u16, u16, remainder(a, b)),
     BINARY("rem.s16", "w:ww", "alu", s16, s16, remainder(a, b)),
     BINARY("min.s16", "w:ww", "alu", s16, s16, a < b ? a : b),
+    BINARY("min.u16", "w:ww", "alu", u16, u16, a < b ? a : b),
     BINARY("max.s16", "w:ww", "alu", s16, s16, a < b ? b : a),
     UNARY("not.b16", "w:w", "alu", u16, u16, ~a),
     SHIFT("shl.b16", "w:ww", u16, shift_left),

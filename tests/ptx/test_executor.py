@@ -67,6 +67,7 @@ WORDS = [
     ("not.b32 %r9, %r2", (0, 0, 0), 0xFFFFFFFF),
     ("neg.s32 %r9, %r2", (1, 0, 0), 0xFFFFFFFF),
     ("min.s32 %r9, %r2, %r3", (0xFFFFFFFF, 3, 0), 0xFFFFFFFF),
+    ("min.u16 %r9, %r2, %r3", (0xFFFF, 3, 0), 3),
     ("min.u32 %r9, %r2, %r3", (0xFFFFFFFF, 3, 0), 3),
     ("cvt.u16.u32 %rs1, %r2; cvt.u32.u16 %r9, %rs1", (0x12345678, 0, 0), 0x5678),
     ("cvt.u16.u32 %rs1, %r2; mul.wide.u16 %r9, %rs1, 65535", (65535, 0, 0), 65535 * 65535),
