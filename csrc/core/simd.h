@@ -98,9 +98,20 @@ inline float sum(Wide w) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+// exp(r) for |r| <= ln(2) / 2: a degree-5 minimax polynomial, 1 at r = 0.
+inline V exp_mantissa(V r) {
+  V p = broadcast(8.29027034e-3f);
+  p = fma(p, r, 4.18981612e-2f);
+  p = fma(p, r, 1.66676387e-1f);
+  p = fma(p, r, 4.99991477e-1f);
+  p = fma(p, r, 9.99999702e-1f);
+  p = fma(p, r, 1.0f);
+  return p;
+}
+
 // Mantissa and power of two with exp(x) = mantissa * power, for x <= 0: relative error about 1.5e-7 (4e-7 near the
 // floor, -87); the result for x > 0 and for NaN means nothing. x = n ln(2) + r with |r| <= ln(2) / 2; the mantissa
-// is a degree-5 minimax polynomial in r, 1 at r = 0.
+// is exp(r).
 struct Exp {
   V mantissa, power;
 };
@@ -112,13 +123,7 @@ inline Exp exp_parts(V x) {
   const V shifted = fma(x, 1.44269504f, magic);
   const V n = shifted - magic;
   const V r = fma(-0.693147182f, n, x);  // one rounded constant is enough: n is small where exp(x) is not
-  V p = broadcast(8.29027034e-3f);
-  p = fma(p, r, 4.18981612e-2f);
-  p = fma(p, r, 1.66676387e-1f);
-  p = fma(p, r, 4.99991477e-1f);
-  p = fma(p, r, 9.99999702e-1f);
-  p = fma(p, r, 1.0f);
-  return {p, reinterpret_cast<V>(reinterpret_cast<VInt>(shifted) << 23)};
+  return {exp_mantissa(r), reinterpret_cast<V>(reinterpret_cast<VInt>(shifted) << 23)};
 }
 
 // exp(x) for x <= 0; NaN stays NaN.

@@ -39,15 +39,9 @@ inline V exp_product(V x) {
   const V shifted = fma(x, 1.44269504f, magic);
   const V n = shifted - magic;
   const V r = fma(-1.42860677e-6f, n, fma(-0.693145752f, n, x));  // ln(2) in two parts
-  V p = broadcast(8.29027034e-3f);
-  p = fma(p, r, 4.18981612e-2f);
-  p = fma(p, r, 1.66676387e-1f);
-  p = fma(p, r, 4.99991477e-1f);
-  p = fma(p, r, 9.99999702e-1f);
-  p = fma(p, r, 1.0f);
   const VInt whole = __builtin_convertvector(n, VInt), half = whole >> 1;
   const auto power = [](VInt k) { return reinterpret_cast<V>((k + 127) << 23); };
-  return p * power(half) * power(whole - half);
+  return exp_mantissa(r) * power(half) * power(whole - half);
 }
 
 // log(1 + exp(x)), nearly rounded where |x| is small: log(1 + u) = 2 atanh(r) with r = u / (2 + u), whose own rounding
