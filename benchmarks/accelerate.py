@@ -1,4 +1,4 @@
-"""Sampling from other libraries' flows with and without `vlae_fast.accelerate`: `python -m benchmarks.accelerate`.
+"""The slow sides of other libraries' flows with and without `vlae_fast.accelerate`: `python -m benchmarks.accelerate`.
 
 Writes the table of docs/accelerate.md, of the libraries that are there. One thread; `without`, and `with` at once after
 it (in turns) and once more after itself (alone), round after round; medians of those that had the core for themselves.
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     name: str
     without: Call
     fast: Call
-    target: float
+    target: float | str
 
 
 def flows() -> Iterator[Row]:
@@ -44,6 +44,31 @@ def flows() -> Iterator[Row]:
             inputs = made_accelerate.draw(library, N, latent)
             calls = (made_accelerate.contender(library, which)(inputs) for which in ("plain", "fast"))
             yield Row(f"{library}, {steps[library]} steps, D = {latent}, N = {N}", *calls, target)
+
+
+def training() -> Iterator[Row]:
+    """normflows' forward Kullback-Leibler divergence, whose density is its slow side, and its gradients."""
+    import normflows as nf
+
+    for D in (64, 8):
+        steps = [nf.flows.MaskedAffineAutoregressive(D, 64) for _ in range(5)]
+        plain, x = nf.NormalizingFlow(nf.distributions.DiagGaussian(D, trainable=False), steps), torch.randn(256, D)
+
+        def gradients(flow: Any, x: Tensor = x) -> Callable[[], Tensor]:
+            parameters = [*flow.parameters()]
+
+            def call() -> Tensor:
+                return torch.cat([g.flatten() for g in torch.autograd.grad(flow.forward_kld(x), parameters)])
+
+            return call
+
+        fast = vlae_fast.accelerate(copy.deepcopy(plain))
+        yield Row(
+            f"normflows, 5 steps, `forward_kld` and its gradients, D = {D}, N = 256",
+            gradients(plain),
+            gradients(fast),
+            "",
+        )
 
 
 def posteriors() -> Iterator[Row]:
@@ -92,7 +117,7 @@ def main() -> None:
     """Prints the table and puts it into the page."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = [*flows(), *(posteriors() if find_spec("sbi") else ())]
+    rows = [*flows(), *(training() if find_spec("normflows") else ()), *(posteriors() if find_spec("sbi") else ())]
     gc.disable()
     head = ["| | without | with | times as fast | in turns | wanted |", "| --- | --- | --- | --- | --- | --- |"]
     tail = ["", f"One core of {get_cpu_info()['brand_raw']} ({native.isa()}), torch {torch.__version__}."]

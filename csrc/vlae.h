@@ -208,6 +208,10 @@ struct MADE {
 };
 // Each step is y = scale(x) * x + shift(x), or x back from y. x[N,D] -> y[N,D], log_det[N] of that direction.
 using MADETransform = void(const MADE&, const float* x, Index n_threads, float* y, float* log_det);
+// Back through the inverse of one step (T = 1, inverse false) at its result x[N,D]: from the gradients of x and
+// log_det[N] that of what was given, dy[N,D].
+using MADEInverseBackward = void(const MADE&, const float* x, const float* dx, const float* dlog_det, Index n_threads,
+                                 float* dy);
 
 // v[R,n], g[R], live[R] in 0..n (null: all n) -> w[R,n]: g * v / |v| in the first `live` entries of a row, of which
 // alone the norm is taken; 0 beyond, and in rows of a norm below 1e-8.
@@ -242,6 +246,7 @@ using WeightNormBackward = void(Index R, Index n, const float* dw, const float* 
   X(MADEFlowForward, made_flow_forward)                    \
   X(MADEFlowBackward, made_flow_backward)                  \
   X(MADETransform, made_transform)                         \
+  X(MADEInverseBackward, made_inverse_backward)            \
   X(WeightNormBackward, weight_norm_backward)
 
 // One table of functions per instruction set; every source of them is compiled once for each.

@@ -191,6 +191,8 @@ void made_net(const Kernels& k, Run& r) {
         float *y = r.output(N * D), *log_det = r.output(N);
         k.made_transform(s, x, threads, y, log_det);
       }
+      const MADEStep step = {positions.data(), nullptr, 2, activation, scale, 1e-3f, 2.0f};
+      k.made_inverse_backward({N, D, 1, &step, layers, nullptr, false}, x, x, context, threads, r.output(N * D));
     }
   // Two steps in one call: permutations, gates, weights in another order and forbidden ones.
   std::vector<std::int64_t> rows(2 * D);

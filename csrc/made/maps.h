@@ -82,6 +82,29 @@ inline V activate(Index kind, V x) {
   }
 }
 
+// Its derivative.
+inline V activation_slope(Index kind, V x) {
+  const V one = broadcast(1.0f);
+  switch (kind) {
+    case 1:
+      return x > 0.0f ? one : V{};
+    case 2: {
+      const V t = tanh(x);
+      return fma(-t, t, one);
+    }
+    case 3:
+      return x > 0.0f ? one : exp_negative(x);
+    case 4:
+      return sigmoid(x) * sigmoid(-x);
+    case 5:
+      return sigmoid(x) * fma(x, sigmoid(-x), one);
+    case 6:
+      return x > 0.0f ? one : broadcast(0.01f);
+    default:
+      return one;
+  }
+}
+
 // A variable's transform, y = scale * x + shift.
 struct Affine {
   V scale, shift;
@@ -138,6 +161,26 @@ inline Affine affine(Index kind, float first, float second, V shift, V raw, LogP
       return {sigmoid(raw + first), shift * sigmoid(-raw - first)};
     default:
       return {broadcast(1.0f), shift};
+  }
+}
+
+// The derivative of a log scale in raw; a clamped one's is that of what it clamps (as pyro has it).
+inline V log_scale_slope(Index kind, float first, float second, V raw) {
+  switch (kind) {
+    case 2:
+      return sigmoid(raw) / (softplus(raw) + first);
+    case 3: {
+      const V scale = sigmoid(raw + first);
+      return scale * sigmoid(-raw - first) / (scale + second);
+    }
+    case 4: {
+      const V root = 1.0f / (1.0f + abs(raw) * (1.0f / first));
+      return root * root;
+    }
+    case 6:
+      return sigmoid(-raw - first);
+    default:
+      return broadcast(1.0f);
   }
 }
 

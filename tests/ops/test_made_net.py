@@ -1,6 +1,7 @@
 """Every body of the op of one MADE of any wiring against the float64 reference, NaN around all memory."""
 
 from array import array
+from functools import partial
 
 import pytest
 import torch
@@ -30,7 +31,10 @@ def double(value):
 
 
 def check(body, spec, N, D):
-    """Values of both directions; the inverse at what the forward direction gave, so that it is well conditioned."""
+    """Values of both directions, and the gradient back through the inverse.
+
+    The inverse is taken at what the forward direction gave, so that it is well conditioned.
+    """
     params = net_params(spec, D)
     x, context, gates = batch(N, D, spec)
     exact = double(params), spec, context.double(), gates.double()
@@ -45,6 +49,11 @@ def check(body, spec, N, D):
     x64, log_det64 = reference.made_inverse(y.double(), *exact)
     assert_close(back, x64, scale=10.0)
     assert_close(log_det, log_det64, scale=scales)
+    given = y.double().requires_grad_()
+    gradients = body.put([torch.randn(N, D), torch.randn(N)])
+    loss = sum((t * g.double()).sum() for t, g in zip(reference.made_inverse(given, *exact), gradients, strict=True))
+    dy, *_ = body.made_inverse_backward(*gradients, back, params_put, context, gates, *wiring)
+    assert_close(dy, torch.autograd.grad(loss, given)[0], "gradient", scale=10.0)
 
 
 @every(*ISAS)
@@ -97,17 +106,23 @@ def test_same_bits_for_any_split_and_threads(body):
     spec = residual_spec(D, 40, "elu", "soft_clip", (6.9,), gated=True)
     x, context, gates = batch(N, D, spec)
     params, wiring = net_params(spec, D), wiring_of(spec)
+    dx, dlog_det = torch.randn(N, D), torch.randn(N)
 
     def run(op, rows=slice(None)):
         return getattr(body, op)(*body.put([x[rows], params, context[rows], gates[rows]]), *wiring)
 
-    for op in ("made_forward", "made_inverse"):
-        whole = run(op)
+    def back(rows=slice(None)):
+        """The gradient of y, of which each sample has its own."""
+        given = body.put([dx[rows], dlog_det[rows], x[rows], params, context[rows], gates[rows]])
+        return body.made_inverse_backward(*given, *wiring)[:1]
+
+    for op in (partial(run, "made_forward"), partial(run, "made_inverse"), back):
+        whole = op()
         for _ in with_threads(body.threads):
-            assert all(map(torch.equal, run(op), whole))
+            assert all(map(torch.equal, op(), whole))
         for begin, end in ((0, 1), (299, 300), (3, 20), (60, 200)):
             rows = slice(begin, end)
-            assert all(torch.equal(part, t[rows]) for part, t in zip(run(op, rows), whole, strict=True))
+            assert all(torch.equal(part, t[rows]) for part, t in zip(op(rows), whole, strict=True))
 
 
 @every(*ISAS)

@@ -12,6 +12,9 @@ from vlae_fast.checks import NonFiniteError
 
 __all__ = ["Chain", "Replacement", "Swap", "groups", "undo_all"]
 
+FEWEST = 4
+"""Variables from which on a gradient through our inverse costs less than one through the library's D passes."""
+
 
 class Replacement:
     """Called in place of `module.<method>`. Subclasses say which."""
@@ -70,7 +73,8 @@ class Swap(Replacement):
         if found is not None or torch._C._get_tracing_state() is not None:
             return found
         try:
-            return self.net(context is not None).inverse(y, context)
+            net = self.net(context is not None)
+            return None if net.D < FEWEST else net.inverse(y, context)
         except (UnsupportedError, NonFiniteError, NotImplementedError):
             return None
 

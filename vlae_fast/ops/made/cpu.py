@@ -98,10 +98,13 @@ def _made(
     name = "y" if inverse else "x"
     spec, sizes = _net(params, wiring, **{name: x}, hidden_context=hidden_context, gates=gates)
     values.finite(**{name: x}, hidden_context=hidden_context, gates=gates)
-    step = array("q", (params[3].data_ptr(), 0, len(spec.layers), *form(spec)))
-    return transform(
-        x, step, layers_of_call(spec, MADEParams(*params), sizes["D"], hidden_context, gates), None, inverse
-    )
+    layers = layers_of_call(spec, MADEParams(*params), sizes["D"], hidden_context, gates)
+    return transform(x, _step(spec, params), layers, None, inverse)
+
+
+def _step(spec: MADESpec, params: Params) -> "array[int]":
+    """MADEStep of csrc/vlae.h."""
+    return array("q", (params[3].data_ptr(), 0, len(spec.layers), *form(spec)))
 
 
 def transform(
@@ -112,10 +115,15 @@ def transform(
     x [N, D] is float32, contiguous and on the CPU, and everything fits: this is not checked here.
     """
     result, log_det = torch.empty_like(x), x.new_empty(len(x))
-    sizes, tables = (*x.shape, len(steps) // STEP), (steps.buffer_info()[0], layers.buffer_info()[0])
-    net = (*sizes, *tables, *addresses(order), inverse)
-    _native.made_transform(net, x.data_ptr(), torch.get_num_threads(), *addresses(result, log_det))
+    call = _call(x, steps, layers, order, inverse)
+    _native.made_transform(call, x.data_ptr(), torch.get_num_threads(), *addresses(result, log_det))
     return result, log_det
+
+
+def _call(x: Tensor, steps: "array[int]", layers: "array[int]", order: Tensor | None, inverse: bool) -> tuple[Any, ...]:
+    """MADE of csrc/vlae.h."""
+    tables = steps.buffer_info()[0], layers.buffer_info()[0]
+    return *x.shape, len(steps) // STEP, *tables, *addresses(order), inverse
 
 
 STEP, LAYER = 7, 15
@@ -206,5 +214,9 @@ def made_inverse_backward(
 ) -> list[Tensor]:
     """Gradients [dy, dweight, dbias, dhidden_context, dgates] of `made_inverse`; the last two may be empty."""
     tensors = {"hidden_context": hidden_context, "gates": gates, "dresult": dresult, "dlog_det": dlog_det}
-    spec, _ = _net(params, wiring, x=x, **tensors)
-    return derivative.inverse_gradients(dresult, dlog_det, x, MADEParams(*params), spec, hidden_context, gates)
+    spec, sizes = _net(params, wiring, x=x, **tensors)
+    layers = layers_of_call(spec, MADEParams(*params), sizes["D"], hidden_context, gates)
+    step, dy = _step(spec, params), torch.empty_like(x)
+    inputs = addresses(x, dresult, dlog_det)
+    _native.made_inverse_backward(_call(x, step, layers, None, False), *inputs, torch.get_num_threads(), dy.data_ptr())
+    return derivative.inverse_gradients(dy, dlog_det, x, MADEParams(*params), spec, hidden_context, gates)

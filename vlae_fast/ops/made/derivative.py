@@ -1,4 +1,4 @@
-"""Gradients of `made_forward` and `made_inverse` in plain torch, for every device.
+"""Gradients of `made_forward`, and of `made_inverse` in its params, in plain torch.
 
 The inverse's by the implicit function theorem: as forward(x, params) = y, a gradient of x times the inverse of the
 Jacobian is that of y, and minus that, taken back through forward, that of params.
@@ -65,7 +65,7 @@ def forward_gradients(
 
 
 def inverse_gradients(
-    dx: Tensor,
+    dy: Tensor,
     dlog_det: Tensor,
     x: Tensor,
     params: MADEParams,
@@ -73,11 +73,5 @@ def inverse_gradients(
     hidden_context: Tensor | None,
     gates: Tensor | None,
 ) -> list[Tensor]:
-    """The same of `made_inverse`, whose result is x. D passes back: a triangular system, solved row by row."""
-    point = _Point(x, params, spec, hidden_context, gates)
-    nothing = torch.zeros_like(dlog_det)
-    dx = dx + point.net(torch.zeros_like(dx), -dlog_det).dx
-    dy = torch.zeros_like(dx)
-    for _ in range(x.shape[1]):
-        dy = (dx - point.net(dy, nothing).dx) / point.scale
-    return _flat(dy, point.net(-dy, -dlog_det))
+    """The same of `made_inverse`, whose result is x, where dy, the gradient of what it was given, is known."""
+    return _flat(dy, _Point(x, params, spec, hidden_context, gates).net(-dy, -dlog_det))

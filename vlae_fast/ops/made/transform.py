@@ -58,7 +58,7 @@ def made_inverse(
     """The x [N, D] of which `made_forward` makes y [N, D], incremental: each unit is computed once.
 
     Arguments and errors as for `made_forward`. Returns x and the log_det [N] of this direction, differentiable in all
-    tensors by the implicit function theorem: a gradient takes D times as long as one of `made_forward`.
+    tensors by the implicit function theorem: a gradient takes little longer than one of `made_forward`.
     """
     y, params, hidden_context, gates, in_reference = _check("y", y, params, spec, hidden_context, gates)
     if in_reference:
