@@ -380,7 +380,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (["decompress", "bad.vlae", "--out", "no.npy"], "bad.vlae: damaged or cut short"),
         (["decompress", "x.npy", "--out", "no.npy"], "x.npy: no file of this format"),
-        (["decompress", "x.vlae", "--out", "pngs"], "is there already"),
+        (["decompress", "x.vlae", "--out", "pngs"], "got pngs, a folder with something in it"),
         (["decompress", "x.vlae", "--model", "dynamic-mnist", "--out", "no.npy"], "another model"),
         (["compress", "grey.npy", "--model", "static-mnist", "--out", "no.vlae"], "grey.npy: grey images"),
         (["compress", "x.npy", "--model", "caltech101", "--out", "no.npy"], "out: a name that ends in .vlae"),

@@ -250,8 +250,8 @@ class TrainConfig:
     """
 
     data: str = "static-mnist"
-    """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path to .npy, .npz, idx, CSV or a folder of PNGs
-    of one size, which may lie in folders in it."""
+    """static-mnist, dynamic-mnist, omniglot, caltech101, digits, or a path (./digits where it is called so) to .npy,
+    .npz, idx, CSV or a folder of PNGs of one size, which may lie in folders in it."""
     data_dir: str = ""
     """Folder of the published files; default: $VLAE_DATA, else ./data."""
     data_order: Literal["shuffled", "file"] = "shuffled"

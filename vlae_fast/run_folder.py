@@ -22,7 +22,7 @@ from vlae_fast.config import TrainConfig, VLAEConfig, from_dict, of_this_version
 from vlae_fast.data import Dataset
 from vlae_fast.folder_lock import FolderLock
 
-__all__ = ["Progress", "Row", "RunFolder", "check_output", "configs_of"]
+__all__ = ["Progress", "Row", "RunFolder", "check_new_folder", "check_output", "configs_of"]
 
 Row = dict[str, Any]
 
@@ -111,11 +111,11 @@ def is_own(name: str) -> bool:
     return _OWN.fullmatch(name) is not None
 
 
-def check_output(name: str, path: Path, suffixes: tuple[str, ...]) -> Path:
+def check_output(name: str, path: Path, suffixes: tuple[str, ...], source: str | Path | None = None) -> Path:
     """`path` as `checks.path` has it; refuses what a command must not write to, before it begins its work.
 
     Raises ValueError that names the argument, or CheckpointError: for another suffix (a device or pipe needs none where
-    there is but one), a folder, a place that cannot be written to, and a file of a run.
+    there is but one), a folder, a place that cannot be written to, a file of a run, and `source`, which is read.
     """
     path = checks.path(name, path)
     if path.is_dir():
@@ -128,11 +128,38 @@ def check_output(name: str, path: Path, suffixes: tuple[str, ...]) -> Path:
         return path
     if is_own(path.name) and (path.parent / "config.json").exists():
         raise CheckpointError(f"{path}: a file of the run in this folder; choose another name")
+    if source is not None and path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+        raise ValueError(f"{name}: another file than the one that is read wanted, got {path}")
+    _check_writable(path)
+    return path
+
+
+def check_new_folder(name: str, path: Path) -> Path:
+    """The same for a folder: one that is not there, or an empty one whose place another folder can take."""
+    path = checks.path(name, path)
+    if there := _what_stays(path):
+        raise ValueError(f"{name}: a new folder wanted where the name has no ending, got {path}, {there}")
+    path = path.resolve()  # a link to an empty folder stays one
+    _check_writable(path)
+    return path
+
+
+def _what_stays(path: Path) -> str:
+    """What is there that no new folder can take the place of."""
+    if not path.is_dir():
+        return "a file" if path.exists() else "a link to nothing" if path.is_symlink() else ""
+    if any(path.iterdir()):
+        return "a folder with something in it"
+    if path.samefile("."):
+        return "the folder that you are in"
+    return "where another file system begins" if path.is_mount() else ""
+
+
+def _check_writable(path: Path) -> None:
     above = next(part for part in path.parents if part.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         reason = errno.EACCES if above.is_dir() else errno.EEXIST
         raise CheckpointError(f"{path}: cannot be written ({os.strerror(reason)})")
-    return path
 
 
 class RunFolder:

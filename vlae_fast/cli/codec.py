@@ -16,7 +16,7 @@ from vlae_fast.cli.common import Run, Speaking, check_size
 from vlae_fast.data import NAMES, Split, load, parse_size, read_images
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
-from vlae_fast.run_folder import check_output
+from vlae_fast.run_folder import check_new_folder, check_output
 
 with cli_extra():
     from PIL import Image
@@ -40,14 +40,15 @@ class Compress(Speaking):
     """File to write: .vlae."""
     lossy: bool = False
     """Keep z alone; the texture is drawn anew when the file is decompressed."""
-    bits: int = codec.LOSSY_BITS
-    """With --lossy: a code is one of 2**bits. Each bit more brings it nearer to the posterior and doubles the time."""
+    bits: int | None = None
+    """With --lossy: a code is one of 2**bits, default: 20. Each bit more brings it nearer to the posterior and doubles
+    the time."""
     group: int | None = None
     """Images from which a reader may begin; default: 16384 of 28x28 pixels. A group costs about 100 bits."""
-    seed: int = 0
-    """With --lossy: seed of the choice of codes."""
-    split: Literal["test", "valid", "train"] = "test"
-    """Of a named data set."""
+    seed: int | None = None
+    """With --lossy: seed of the choice of codes, default: 0."""
+    split: Literal["test", "valid", "train"] | None = None
+    """Of a named data set; default: test."""
     data_dir: Path | None = None
     """Folder of the published files of a named data set; default: $VLAE_DATA, else ./data."""
     image_size: str = ""
@@ -55,7 +56,7 @@ class Compress(Speaking):
 
     def __call__(self) -> int:
         """Returns the exit status."""
-        self.out = check_output("out", self.out, (".vlae",))
+        self.out = check_output("out", self.out, (".vlae",), self.images)
         model = VLAE.from_pretrained(self.model)
         split = self._split(model)
         with self.bar(len(split)) as bar:
@@ -74,11 +75,13 @@ class Compress(Speaking):
         return 0
 
     def _split(self, model: VLAE) -> Split:
-        if self.images in NAMES and not os.path.lexists(self.images):
-            split: Split = getattr(load(self.images, self.data_dir), self.split)
+        size = parse_size(self.image_size) if self.image_size else None
+        if self.images in NAMES:
+            split: Split = getattr(load(self.images, self.data_dir, image_size=size), self.split or "test")
+        elif self.split is not None:
+            raise ValueError(f"split: a named data set has splits, of {self.images} all images are written")
         else:
-            size = parse_size(self.image_size) if self.image_size else (model.config.height, model.config.width)
-            split = read_images(self.images, size)
+            split = read_images(self.images, size or (model.config.height, model.config.width))
             if split.dynamic:
                 raise ValueError(f"{self.images}: grey images; binary ones, of two values, wanted")
         check_size(self.model, model, self.images, split)
@@ -106,14 +109,17 @@ class Decompress(Speaking):
         """Returns the exit status."""
         if self.num is not None:
             whole("num", self.num)
-        folder = self.out.suffix == ""
-        if not folder:
-            self.out = check_output("out", self.out, (".npy", ".npz"))
-        elif os.path.lexists(self.out) and not (self.out.is_dir() and not any(self.out.iterdir())):
-            raise ValueError(f"out: a new folder, or a file .npy or .npz, wanted; {self.out} is there already")
+        if folder := self.out.suffix == "":
+            self.out = check_new_folder("out", self.out)
+        elif self.out.suffix in (".npy", ".npz"):
+            self.out = check_output("out", self.out, (".npy", ".npz"), self.file)
+        else:
+            wanted = "a name that ends in .npy or .npz, or one without an ending for a new folder of PNGs,"
+            raise ValueError(f"out: {wanted} wanted, got {str(self.out)!r}")
         data = checkpoint.read_file(self.file, MOST_BYTES)
         try:
             model = self._model(data)
+            self._check_range(codec.header(model, data).count)
             with self.bar(None) as bar:
                 images = codec.decompress(
                     model,
@@ -134,6 +140,12 @@ class Decompress(Speaking):
             checkpoint.write_file(self.out, content.getvalue())
         self.say_of(self.out, f"{len(pixels)} images")
         return 0
+
+    def _check_range(self, there: int) -> None:
+        """Raises ValueError where a file of so many images has not those that are asked for."""
+        if self.first + (self.num or 0) > there or (self.num is None and self.first == there > 0):
+            asked = f"--first {self.first}" + ("" if self.num is None else f" --num {self.num}")
+            raise ValueError(f"first, num: {self.file} holds {there} images, numbered from 0; got {asked}")
 
     def _model(self, data: bytes) -> VLAE:
         if self.model is not None:

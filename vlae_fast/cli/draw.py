@@ -129,7 +129,7 @@ class Reconstruct(ModelOptions):
     def __call__(self) -> int:
         """Returns the exit status."""
         whole("num", self.num, 1)
-        self.out = check_output("out", self.out, (".png",))
+        self.out = check_output("out", self.out, (".png",), self.data)
         seed = whole("seed", self.seed)
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)

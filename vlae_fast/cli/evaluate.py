@@ -47,7 +47,7 @@ class Evaluate(ModelOptions):
     def __call__(self) -> int:
         """Returns the exit status."""
         if self.json is not None:
-            self.json = check_output("json", self.json, (".json",))
+            self.json = check_output("json", self.json, (".json",), self.data)
         with self.world() as world:
             return self._figures(world)
 

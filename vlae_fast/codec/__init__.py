@@ -35,7 +35,7 @@ from vlae_fast.codec.lossy import MOST_BITS, picked, pop_numbers, push_numbers
 from vlae_fast.config import VLAEConfig
 from vlae_fast.inputs import check_images
 from vlae_fast.model import VLAE
-from vlae_fast.report import Report, silent
+from vlae_fast.report import Report, part_of, silent
 
 __all__ = ["CodecError", "Header", "codes", "compress", "decompress", "digest", "digest_in", "header"]
 
@@ -50,28 +50,34 @@ def compress(
     images: Tensor,
     *,
     lossy: bool = False,
-    bits: int = LOSSY_BITS,
+    bits: int | None = None,
     group: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     report: Report = silent,
 ) -> bytes:
     """Binary images [N, 1, H, W] as bytes that `decompress` turns into the same images, or into images like them.
 
     lossy: of each image only its code is kept, as the number of one of the 2**bits codes that every machine draws from
-    the prior (`seed` is that of the choice); the texture is drawn anew when it is decompressed. Else what the PixelCNN
-    adds is kept too, at -ELBO bits an image (bits back). A reader may begin at every `group` of images, by default
-    16,384 of 28x28 pixels; each costs about 100 bits. report(done, total) is called after each of them.
+    the prior (`bits` is 20, `seed`, that of the choice, 0 where they are None); the texture is drawn anew when it is
+    decompressed. Else what the PixelCNN adds is kept too, at -ELBO bits an image (bits back). A reader may begin at
+    every `group` of images, by default 16,384 of 28x28 pixels; each costs about 100 bits. report(done, total) is called
+    now and then.
 
     The model is on the CPU, in float32, with a PixelCNN, a Gaussian posterior and a flow that does not scale. Raises
-    TypeError or ValueError where it is not, for images that `model.elbo` refuses, and where a model without a code is
-    to be lossy.
+    TypeError or ValueError where it is not, for images that `model.elbo` refuses, for bits or a seed where nothing is
+    lossy, and where a model without a code is to be lossy.
     """
+    lossy = flag("lossy", lossy)
+    for name, value in (("bits", bits), ("seed", seed)):
+        if value is not None and not lossy:
+            raise ValueError(f"{name}: wanted only where lossy is, as a lossless file has no use for it")
     exact = Exact(model)
     check_images(images, next(model.parameters()), model.config)
-    images, lossy = images.contiguous(), flag("lossy", lossy)
+    images = images.contiguous()
     most = max(1, GROUP_PIXELS // max(1, model.config.height * model.config.width))
     group = min(GROUP, most) if group is None else whole("group", group, 1, most)
-    bits, seed = whole("bits", bits, 1, MOST_BITS), whole("seed", seed, most=2**63 - 1)
+    bits = LOSSY_BITS if bits is None else whole("bits", bits, 1, MOST_BITS)
+    seed = 0 if seed is None else whole("seed", seed, most=2**63 - 1)
     function("report", report)
     if lossy and exact.D == 0:
         raise ValueError(f"lossy: this model has no latent code (it is {model.config.conditioning!r})")
@@ -79,8 +85,8 @@ def compress(
     with exact.arithmetic():
         for start in range(0, len(images), group):
             part = images[start : start + group]
-            groups.append(_lossy_group(exact, part, bits, seed) if lossy else _lossless_group(exact, part))
-            report(start + len(part), len(images))
+            told = part_of(report, start, len(part), len(images))
+            groups.append(_lossy_group(exact, part, bits, seed, told) if lossy else _lossless_group(exact, part, told))
     return write_file(digest(model), bits if lossy else 0, len(images), group, groups)
 
 
@@ -109,12 +115,13 @@ def decompress(
     with exact.arithmetic():
         for i in groups:
             start = i * found.group
+            wanted = range(max(0, first - start), min(found.images_of(i), first + count - start))
+            told = part_of(report, start + wanted.start - first, len(wanted), count)
             try:
-                part = _read_group(exact, data[found.place_of(i)], found, i, seed)
+                part = _read_group(exact, data[found.place_of(i)], found, i, seed, told)
             except NonFiniteError:  # of codes that nobody pushed
                 fail(f"damaged or cut short, in group {i}")
-            images.append(part[max(0, first - start) : first + count - start])
-            report(sum(map(len, images)), count)
+            images.append(part[wanted.start : wanted.stop])
     return torch.cat(images)
 
 
@@ -176,24 +183,24 @@ def _opened(model: VLAE, data: bytes) -> tuple[Exact, Header]:
     return exact, found
 
 
-def _lossless_group(exact: Exact, images: Tensor) -> bytes:
-    return pack_group(_bits_of(images), push_images(exact, images).to_bytes())
+def _lossless_group(exact: Exact, images: Tensor, report: Report) -> bytes:
+    return pack_group(_bits_of(images), push_images(exact, images, report).to_bytes())
 
 
-def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int) -> bytes:
+def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int, report: Report) -> bytes:
     listed = blocks(exact, _sha256(exact.model), bits)
-    numbers, coder = picked(listed, 1 << bits, *exact.moments(images), seed), Coders(1)
+    numbers, coder = picked(listed, 1 << bits, *exact.moments(images), seed, report), Coders(1)
     push_numbers(coder, numbers, bits)
     return pack_group(numbers.astype("<u4").tobytes(), coder.to_bytes())
 
 
-def _read_group(exact: Exact, data: bytes, found: Header, i: int, seed: int) -> Tensor:
+def _read_group(exact: Exact, data: bytes, found: Header, i: int, seed: int, report: Report) -> Tensor:
     if found.bits:
-        return _redrawn(exact, _read_numbers(data, found, i), i * found.group, seed)
+        return _redrawn(exact, _read_numbers(data, found, i), i * found.group, seed, report)
     count = found.images_of(i)
     lanes = lanes_of(count)
     wanted, coders = _stacks(data, lanes, -(-count // lanes) * room(exact), i)
-    images = pop_images(exact, coders, count)
+    images = pop_images(exact, coders, count, report)
     _check(coders, _bits_of(images), wanted, i)
     return images
 
@@ -223,13 +230,14 @@ def _check(coders: Coders, content: bytes, wanted: bytes, i: int) -> None:
         fail(f"damaged or cut short, in group {i}")
 
 
-def _redrawn(exact: Exact, numbers: Any, first: int, seed: int) -> Tensor:
+def _redrawn(exact: Exact, numbers: Any, first: int, seed: int, report: Report) -> Tensor:
     """Images from p(x|z) for listed codes."""
     model, images = exact.model, []
     for start in range(0, len(numbers), model.chunk):
         z, _ = exact.listed(numbers[start : start + model.chunk])
         _, uniforms, _ = model._noise(seed, noise.RECONSTRUCTION, first + start, len(z), exact.D)
         images.append(model._draw(exact.context(z, len(z)), uniforms, 1.0, None))
+        report(start + len(z), len(numbers))
     return torch.cat(images)
 
 

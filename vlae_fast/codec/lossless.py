@@ -18,6 +18,7 @@ from torch import Tensor
 from vlae_fast.codec.ans import Coders
 from vlae_fast.codec.exact import BOOK_BITS, FARTHEST, GRID, Exact
 from vlae_fast.codec.lossy import likeliest
+from vlae_fast.report import Report
 
 __all__ = ["lanes_of", "pop_images", "push_images", "room"]
 
@@ -56,7 +57,7 @@ class _Code(NamedTuple):
     numbers: NDArray[np.int64]
 
 
-def push_images(exact: Exact, images: Tensor) -> Coders:
+def push_images(exact: Exact, images: Tensor, report: Report) -> Coders:
     """Stacks of images [N, 1, H, W]."""
     coders = Coders(lanes_of(len(images)))
     first = np.full(len(coders), -1)  # images of each lane, once it is known
@@ -64,6 +65,7 @@ def push_images(exact: Exact, images: Tensor) -> Coders:
     for i, x in enumerate(images.split(len(coders))):
         coders.reserve(room(exact))
         lanes = coders.first(len(x))
+        report(i * len(coders), len(images))
         if exact.D == 0:
             exact.push_pixels(lanes, x, exact.context(None, len(x)))
             continue
@@ -79,6 +81,7 @@ def push_images(exact: Exact, images: Tensor) -> Coders:
     if exact.D:
         coders.reserve(1)
         coders.push_number(FIRST_BITS, np.where(first < 0, MOST_FIRST, first))
+    report(len(images), len(images))
     return coders
 
 
@@ -96,13 +99,14 @@ def _drawn(exact: Exact, lanes: Coders, moments: list[NDArray[np.float32]]) -> _
     return _Code(z, own, eps[own], numbers)
 
 
-def pop_images(exact: Exact, coders: Coders, count: int) -> Tensor:
+def pop_images(exact: Exact, coders: Coders, count: int, report: Report) -> Tensor:
     """The images that `push_images` was given; the coders end as they began, empty, unless something was damaged."""
     rounds: list[Tensor] = []
     first = coders.pop_number(FIRST_BITS) if exact.D else np.empty(0)
     for i in reversed(range(-(-count // len(coders)))):
         coders.reserve(room(exact))
         lanes = coders.first(min(len(coders), count - i * len(coders)))
+        report(max(0, count - (i + 1) * len(coders)), count)
         if exact.D == 0:
             rounds.append(exact.pop_pixels(lanes, exact.context(None, len(lanes))))
             continue
@@ -119,4 +123,5 @@ def pop_images(exact: Exact, coders: Coders, count: int) -> Tensor:
         rounds.append(x)
         with lanes.part(own) as drawn:
             drawn.push_normal(z[own], GRID, exact.moments(x[torch.from_numpy(own)]))
+    report(count, count)
     return torch.cat(rounds[::-1])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_fast.codec.ans import Coders
+from vlae_fast.report import Report, silent
 
 __all__ = ["MOST_BITS", "likeliest", "picked", "pop_numbers", "push_numbers"]
 
@@ -44,10 +45,12 @@ def likeliest(z: Floats, eps: Floats, mean: Floats, std: Floats) -> NDArray[np.i
     return _Ratio(mean, std).at(z, 0.5 * (eps * eps).sum(1)).argmax(1).numpy()
 
 
-def picked(blocks: Iterable[tuple[Floats, Floats]], n: int, mean: Floats, std: Floats, seed: int) -> NDArray[np.int64]:
+def picked(
+    blocks: Iterable[tuple[Floats, Floats]], n: int, mean: Floats, std: Floats, seed: int, report: Report = silent
+) -> NDArray[np.int64]:
     """For each of N posteriors the number of one of n codes, distributed nearly as they are, [N].
 
-    The codes come in blocks, with |eps|**2 / 2 of each.
+    The codes come in blocks, with |eps|**2 / 2 of each; report(codes, n) is called after every block.
     The least of t_k / w_k, where w_k = q(z_k|x) / p(z_k) and t_0 < t_1 < ... are exponential variables in order.
     """
     N, start = len(mean), 0
@@ -66,6 +69,7 @@ def picked(blocks: Iterable[tuple[Floats, Floats]], n: int, mean: Floats, std: F
             best[rows], time[rows] = torch.where(better, top, best[rows]), times[:, -1]
             number[rows] = torch.where(better, where + start, number[rows])
         start += len(numbers)
+        report(start, n)
     return number.numpy()
 
 

@@ -5,6 +5,7 @@ DataError of one line that names it.
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def load(
     Published files are looked for in `data_dir` (default: the environment variable VLAE_DATA, else ./data) and in
     folders mnist, static_mnist, caltech101_silhouettes, omniglot and omniglot_drawings there, gzipped or not. All come
     upright, ink = 1, in the splits of the papers. Files of the right names and other contents are read too, and the
-    data set's name says so.
+    data set's name says so. A name of NAMES is the data set even where a file or folder is called so, and a warning
+    says it: ./omniglot is that folder.
 
     A user's images come as .npy, .npz, idx or text (CSV; one line an image, the column of labels passed over), gzipped
     or not, or as a folder of PNGs of one size, with folders in it. Arrays are [n, H, W], [n, 1, H, W] or [n, H, W, 1],
@@ -64,10 +66,12 @@ def load(
         path = checks.path("name", name)
     except ValueError as error:
         raise DataError(str(error)) from None
-    name = os.fspath(name)  # ./omniglot is a folder
+    name = os.fspath(name)  # which, unlike path, keeps ./
     image_size = None if image_size is None else _size(image_size)
     data_dir = None if data_dir is None else checks.path("data_dir", data_dir)
     if name in NAMES:
+        if os.path.lexists(path):
+            warnings.warn(f"{name}: the data set of this name is taken; ./{name} is the file or folder", stacklevel=2)
         found = _digits() if name == "digits" else load_published(name, data_dir)
         size = found.train.height, found.train.width
         if image_size not in (None, size):
