@@ -121,6 +121,8 @@ class Net:
 
         Raises UnsupportedError where the tensors are not what the op takes, and what `ops.made_inverse` raises.
         """
+        if y.shape[1] != self.D or (context is not None and len(context) not in (1, len(y))):
+            raise UnsupportedError("rows of other sizes")
         plan = self.plan()
         weight = torch.cat([self._weight(i).flatten() for i in range(len(self.stages))])
         bias = torch.cat([self._bias(i) for i in range(len(self.stages))])

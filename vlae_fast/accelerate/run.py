@@ -48,6 +48,8 @@ def undo(
     try:
         plain = _plain(y.contiguous(), (len(y), D))
         if context is not None:
+            if context.dtype != torch.float32 or not context.is_cpu:
+                raise _NotPlainError
             values.finite(context=context)
         plans = [net.plan() for net, _ in steps]
         layers, alive = _layers(plans, [stage for net, _ in steps for stage in net.stages], len(y), context)

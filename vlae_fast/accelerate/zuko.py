@@ -54,7 +54,7 @@ class ZukoForward(Swap):
         first = next(part for part in self.module.hyper.modules() if isinstance(part, nn.Linear))
         conditional = first.in_features > self.module.hyper[-1].out_features // 2
         if conditional == (c is not None):  # else the library says what is wrong
-            transform._inverse = _Undo(self, transform._inverse, c)
+            transform._inverse = _Undo(self, transform, c)
         return transform
 
     def describe(self, with_context: bool) -> Net:
@@ -75,13 +75,13 @@ class _Undo:
     """`transform._inverse`."""
 
     swap: ZukoForward
-    slow: Any
+    transform: Any
     context: Tensor | None
 
     def __call__(self, y: Tensor) -> Tensor:
         rows, context, shape = _rows(y, self.context)
         found = self.swap.inverse(rows, context)
-        x: Tensor = self.slow(y) if found is None else found[0].view(shape)
+        x: Tensor = type(self.transform)._inverse(self.transform, y) if found is None else found[0].view(shape)
         return x
 
 
@@ -131,7 +131,15 @@ def _composed() -> type:
             inverse._call = self._inverse
             return inverse
 
+        def __reduce__(self) -> Any:
+            return _new_composed, (), self.__getstate__()
+
     return ComposedTransform
+
+
+def _new_composed() -> Any:
+    """What a pickle is read into."""
+    return object.__new__(_composed())
 
 
 def _known(transform: Any) -> _Undo | Tensor | None:
