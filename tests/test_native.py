@@ -2,15 +2,17 @@
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import made_params, pixelcnn_params
+from conftest import made_params, pixelcnn_params, with_threads
 
 from vlae_fast import native, ops
 
@@ -29,7 +31,9 @@ PARAMS, CONTEXT, UNIFORMS = pixelcnn_params(), torch.randn(64, 4, 12, 12), torch
 
 def draw(n):
     torch.set_num_threads(2)
-    return ops.pixelcnn_sample(CONTEXT[:n], PARAMS, UNIFORMS[:n])
+    drawn = ops.pixelcnn_sample(CONTEXT[:n], PARAMS, UNIFORMS[:n])
+    torch.set_num_threads(1)  # torch's own functions hang in a fork where they had several before
+    return drawn
 
 class Drawn(Dataset):
     def __len__(self):
@@ -73,23 +77,38 @@ def test_other_python_threads_run_meanwhile():
     assert turns > 10  # a body that kept the interpreter's lock would leave one or two
 
 
-@pytest.fixture
-def no_threads():
+def in_fork(action):
+    """Exit status of a forked process that does this: 1 where it raises, 2 where it takes more than a minute."""
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(2))
+            signal.alarm(60)
+            action()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def no_more_threads():
     """No thread of this process can start: its stack would be larger than the address space."""
-    if not hasattr(libc := ctypes.CDLL(None), "pthread_setattr_default_np"):
-        pytest.skip("needs glibc")
-    before, huge = ctypes.create_string_buffer(256), ctypes.create_string_buffer(256)
-    for attributes in (before, huge):
-        assert libc.pthread_getattr_default_np(attributes) == 0
+    libc, huge = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+    assert libc.pthread_getattr_default_np(huge) == 0
     assert libc.pthread_attr_setstacksize(huge, ctypes.c_size_t(1 << 47)) == 0
     assert libc.pthread_setattr_default_np(huge) == 0
-    yield
-    assert libc.pthread_setattr_default_np(before) == 0
-
-
-def test_threads_that_cannot_start_leave_their_work_to_the_caller(no_threads):
     with pytest.raises(RuntimeError, match="can't start new thread"):
         threading.Thread(target=int).start()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("before", [list, no_more_threads], ids=["threads", "no more threads"])
+def test_threads_of_a_forked_process_are_its_own_and_may_fail_to_start(before):
+    """Those of the process before are not there, and what cannot start leaves its work to the caller."""
+    if before is no_more_threads and not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"):
+        pytest.skip("needs glibc")
     params, context, uniforms = pixelcnn_params(), torch.randn(9, 4, 7, 8), torch.rand(9, 7, 8)
     z, flow = torch.randn(70, 5), made_params(D=5, M=12, T=2)
 
@@ -97,14 +116,31 @@ def test_threads_that_cannot_start_leave_their_work_to_the_caller(no_threads):
         x = ops.pixelcnn_sample(context, params, uniforms)
         return x, ops.pixelcnn_log_prob(x, context, params), *ops.made_flow_forward(z, flow)
 
+    def same():
+        before()
+        assert all(torch.equal(a, b) for a, b in zip(results(), expected, strict=True))
+
     expected = results()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        found = results()
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for _ in with_threads([4]):
+        assert all(map(torch.equal, results(), expected))
+        assert in_fork(same) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_threads_are_those_of_torch():
+    """They wait for the next call, torch's or ours: no second set of them shares the cores."""
+    count = "len(os.listdir('/proc/self/task'))"
+    text = f"""
+import os, torch, vlae_fast
+torch.set_num_threads(3)
+before, x = {count}, torch.rand(1 << 22)
+for _ in range(3):
+    x.exp()
+    there = {count}
+    vlae_fast.ops.dense(torch.rand(600, 64), torch.rand(64, 64), torch.rand(64))
+    assert {count} == there > before, ({count}, there, before)
+"""
+    subprocess.run([sys.executable, "-c", text], check=True)
 
 
 def under(isa, *words):
