@@ -86,7 +86,7 @@ examples: .venv/installed
 # The flows of other libraries that vlae_fast.accelerate knows.
 accelerate: .venv/installed
 	$(BIN)/pip install -q nflows normflows zuko pyro-ppl || echo "without some of nflows, normflows, zuko and pyro"
-	$(BIN)/pytest -q tests/test_accelerate.py tests/test_accelerate_runs.py
+	$(BIN)/pytest -q tests/test_accelerate.py tests/test_accelerate_runs.py tests/test_accelerate_objects.py
 
 # The WebAssembly of `vlae-fast explore`, from the sources of csrc in plain arithmetic, as clang of PyPI's ziglang makes
 # it: the same bytes on every machine.

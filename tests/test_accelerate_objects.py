@@ -130,12 +130,13 @@ def test_what_does_not_fit_is_the_librarys_own_affair(name, variables, context, 
     """The same values or the same error as without us."""
     pytest.importorskip(name)
     y = torch.randn(3, variables)
-    if name == "zuko":
-        flow = zuko_maf(context=4)
-        call = lambda: flow(context).transform.inv(y)
-    else:
-        flow = maf(context=4)
-        call = lambda: flow._transforms[1]._transforms[0].inverse(y, context)[0]
+    flow = zuko_maf(context=4) if name == "zuko" else maf(context=4)
+
+    def call():
+        if name == "zuko":
+            return flow(context).transform.inv(y)
+        return flow._transforms[1]._transforms[0].inverse(y, context)[0]
+
     with torch.set_grad_enabled(gradients):
         wanted = outcome(call)
         accelerate(flow)
