@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
-from test_codec import USABLE, model_of
+from test_codec import USABLE, images_of, model_of
 
 from vlae_fast import VLAE, explore, native, noise
 from vlae_fast.cli import main
@@ -136,6 +136,32 @@ def test_texts_of_a_config_are_escaped(tmp_path):
     facts = json.loads(re.search(r'id="facts">(.*?)</script>', text)[1])
     assert facts["trainedOn"] == evil
     assert facts["name"] == "<b>&amp;"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(images=slice(1)), ValueError, "images: at least 2 wanted, for the axes .* differ, got 1"),
+        (dict(images=slice(0)), ValueError, "images: at least 2 wanted, .* got 0"),
+        (dict(images=[1]), TypeError, "images: a tensor wanted, got list"),
+        (dict(name=None), TypeError, "name: str wanted, got NoneType"),
+        (dict(name="\udcff"), ValueError, r"name: a text without lone surrogates wanted, got '\\udcff'"),
+        (dict(trained_on=3), TypeError, "trained_on: str wanted, got int"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_computed(options, error, message, monkeypatch):
+    model = model_of()
+    if isinstance(options.get("images"), slice):
+        options = {"images": images_of(model, 3)[options["images"]]}
+    for name in ("rounded", "_axes"):
+        monkeypatch.setattr(explore, name, lambda *arguments: pytest.fail("the work began"))
+    with pytest.raises(error, match=f"^{message}$"):
+        explore.page(model, **options)
+
+
+def test_axes_of_two_images():
+    model = model_of()
+    assert b"</html>" in explore.page(model, images=images_of(model, 2))
 
 
 def test_what_a_page_cannot_show_is_refused_before_anything_is_written(tmp_path, capsys):

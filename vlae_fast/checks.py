@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["NonFiniteError", "choice", "flag", "function", "instance", "path", "real", "shown", "whole"]
+__all__ = ["NonFiniteError", "choice", "flag", "function", "instance", "path", "real", "shown", "text", "whole"]
 
 T = TypeVar("T")
 
@@ -55,6 +56,13 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: true or false wanted, got {shown(value)}")
     return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """`value`, a text that UTF-8 can write. Raises TypeError or ValueError that names the argument."""
+    if re.search("[\ud800-\udfff]", instance(name, value, str)):
+        raise ValueError(f"{name}: a text without lone surrogates wanted, got {shown(value)}")
+    return value
 
 
 def path(name: str, value: Any) -> Path:

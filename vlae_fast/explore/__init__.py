@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vlae_fast import codec, latent
+from vlae_fast.checks import text
 from vlae_fast.codec.exact import GRID, Exact
 from vlae_fast.explore.model import packed, rounded
 from vlae_fast.inputs import check_images
@@ -40,15 +41,23 @@ MOST_NUMBERS = 24
 def page(model: VLAE, *, name: str = "model", trained_on: str = "", images: Tensor | None = None) -> bytes:
     """The file, UTF-8, of a model with a code that `codec.compress` takes, its weights `rounded` to half precision.
 
-    The sliders go along principal axes of the codes of images [N, 1, H, W], by default samples of the model itself.
-    Raises TypeError or ValueError for other models, and for those too large for a page: 256 pixels a side, 64 MiB.
+    The sliders go along principal axes of the codes of at least two images [N, 1, H, W], by default samples of the
+    model itself. Raises TypeError or ValueError for other models and images, for those too large for a page (256 pixels
+    a side, 64 MiB), and for what is no text.
     """
+    name, trained_on = text("name", name), text("trained_on", trained_on)
     D = Exact(model).D
     if D == 0:
         raise ValueError(f"model: one with a latent code wanted, got {model.config.conditioning!r}")
     c = model.config
     if max(c.height, c.width) > MOST_SIDE:
         raise ValueError(f"model: images of at most {MOST_SIDE} pixels a side wanted, got {c.height}x{c.width}")
+    if images is not None:
+        check_images(images, next(model.parameters()), c)
+        if len(images) < 2:
+            raise ValueError(
+                f"images: at least 2 wanted, for the axes along which their codes differ, got {len(images)}"
+            )
     model = rounded(model)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     if 2 * numbers > MOST_BYTES:
@@ -100,7 +109,6 @@ def _axes(model: VLAE, images: Tensor | None) -> dict[str, Any]:
     with Exact(model).arithmetic():
         if images is None:
             images = model.sample(SAMPLES)
-        check_images(images, next(model.parameters()), model.config)
         moments = latent.moments(model, images)
     assert moments is not None
     mean, std = (t.double() for t in moments)
