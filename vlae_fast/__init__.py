@@ -12,6 +12,7 @@ from vlae_fast.params import MADEFlowParams, MADEParams, PixelCNNParams
 
 if TYPE_CHECKING:
     from vlae_fast import codec as codec
+    from vlae_fast import explore as explore
     from vlae_fast import plots as plots
     from vlae_fast.data import Dataset as Dataset
     from vlae_fast.data import load as load
@@ -38,7 +39,7 @@ _LATER = {"Dataset": "data", "Trainer": "train", "load": "data"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("accelerate", "codec", "evaluate", "plots"):
+    if name in ("accelerate", "codec", "evaluate", "explore", "plots"):
         return import_module(f"vlae_fast.{name}")
     if name in _LATER:
         return getattr(import_module(f"vlae_fast.{_LATER[name]}"), name)

@@ -176,6 +176,8 @@ class RunFolder:
         self.previous = path / "state.previous.safetensors"
         self._new = path / "state.new.safetensors"
         self._config = path / "config.json"
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"{path}: a folder for the run wanted, this is a file")
         try:
             checkpoint.make_folder(path)
         except OSError as error:

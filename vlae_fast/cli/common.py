@@ -18,7 +18,7 @@ from vlae_fast.model import VLAE
 with cli_extra():
     from tyro.conf import arg
 
-__all__ = ["ModelOptions", "Options", "Run", "Speaking", "check_size", "duration", "load_data"]
+__all__ = ["ModelOptions", "Options", "Run", "Speaking", "check_on_disk", "check_size", "duration", "load_data"]
 
 Run = Annotated[Path, arg(metavar="RUN")]
 
@@ -82,13 +82,12 @@ class ModelOptions(Options):
         path = pretrained.folder_of(run) / "config.json"
         content = of_this_version(checkpoint.read_json(path))
         training = from_dict(TrainConfig, content.get("training", {}), str(path))
-        name = content.get("data", training.data)
         if self.data is not None:
             training = dataclasses.replace(training, data=self.data)
         elif "training" not in content:
             raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")
-        elif name != training.data and not str(name).startswith(f"{training.data} ("):  # from tensors in memory
-            raise checkpoint.CheckpointError(f"{path}: the model learned from {name}; say --data")
+        else:
+            check_on_disk(path, content, training)
         if self.data_dir is not None:
             training = dataclasses.replace(training, data_dir=str(self.data_dir))
         if training.data not in NAMES:
@@ -100,6 +99,13 @@ class ModelOptions(Options):
                 "to take them all the same"
             )
         return dataset
+
+
+def check_on_disk(path: Path, content: Any, training: TrainConfig) -> None:
+    """Raises CheckpointError where a run, of this content of its config.json, learned from tensors in memory."""
+    name = content.get("data", training.data)
+    if name != training.data and not str(name).startswith(f"{training.data} ("):
+        raise checkpoint.CheckpointError(f"{path}: the model learned from {name}; say --data")
 
 
 def load_data(training: TrainConfig) -> Dataset:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from vlae_fast import native
+from vlae_fast import checkpoint, native
 from vlae_fast.checks import real
-from vlae_fast.cli.common import Options, load_data
+from vlae_fast.cli.common import Options, check_on_disk, load_data
 from vlae_fast.config import TrainConfig, VLAEConfig
+from vlae_fast.data import MissingDataError
 from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
 from vlae_fast.train import Trainer
@@ -58,7 +59,13 @@ class Train(Options):
             return self._train(world)
 
     def _train(self, world: World) -> int:
-        dataset = load_data(self.training)
+        try:
+            dataset = load_data(self.training)
+        except MissingDataError:
+            config = self.folder / "config.json"
+            if config.exists():
+                check_on_disk(config, checkpoint.read_json(config), self.training)
+            raise
         self.say(dataset.describe())
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)

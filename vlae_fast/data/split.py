@@ -51,6 +51,10 @@ class Split(torch.utils.data.Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __repr__(self) -> str:
+        kind = "dynamic" if self.dynamic else "static"
+        return f"Split({len(self)} {kind} images of {self.height}x{self.width})"
+
     def __getitem__(self, index: int) -> Tensor:
         i = whole("index", index, -(2**63))
         if not -len(self) <= i < len(self):
