@@ -139,7 +139,7 @@ def check_new_folder(name: str, path: Path) -> Path:
     path = checks.path(name, path)
     if there := _what_stays(path):
         raise ValueError(f"{name}: a new folder wanted where the name has no ending, got {path}, {there}")
-    path = path.resolve()  # a link to an empty folder stays one
+    path = path.resolve() if path.is_symlink() else path  # a link to an empty folder stays one
     _check_writable(path)
     return path
 
