@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 from conftest import assert_close
-from flows import D, calls, maf, nflows, pyro, zuko, zuko_maf
+from flows import D, calls, maf, nflows, pyro, undone, zuko, zuko_maf
 from torch import nn
 
 from vlae_fast import accelerate, use_backend
@@ -161,3 +161,28 @@ def test_second_derivatives_say_who_has_them():
         found = second()
     accelerate.restore(flow)
     assert_close(found, second(), "gradient", scale=10.0)
+
+
+class Whole(nn.Module):
+    """The slow side of a flow as a module."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, y):
+        return undone(self.flow, y, None)[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [maf, zuko_maf], ids=lambda make: make.__name__)
+def test_what_torch_writes_down_is_the_librarys(make):
+    pytest.importorskip({maf: "nflows", zuko_maf: "zuko"}[make])
+    whole, y = Whole(make()), torch.randn(3, 7)
+    with torch.no_grad():
+        wanted = whole(y)
+        accelerate(whole)(y)
+        exported, traced = torch.export.export(whole, (y,)), torch.jit.trace(whole, y)
+        for written, call in ((exported.graph, exported.module()), (traced.inlined_graph, traced)):
+            assert "made_inverse" not in str(written)
+            assert_close(call(y), wanted, scale=30.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlae_fast.accelerate.net import Net, UnsupportedError
 from vlae_fast.accelerate.spline_flows import Inverse, made_net
-from vlae_fast.accelerate.swap import Chain, Swap, groups, undo_all
+from vlae_fast.accelerate.swap import Chain, Swap, groups, recorded, undo_all
 
 __all__ = ["autoregressive", "chain", "composite", "swap"]
 
@@ -88,6 +88,9 @@ class NflowsChain(Chain):
 
     def __call__(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The library's `inverse`."""
+        if recorded():
+            result: tuple[Tensor, Tensor] = self.original()(inputs, context)
+            return result
         outputs, total = inputs, inputs.new_zeros(inputs.shape[0])
         for group in groups((part, self._known(part)) for part in _backward(self.module)):
             known = [swap for _, swap in group if swap is not None]

@@ -10,7 +10,7 @@ from vlae_fast.accelerate.net import Net, UnsupportedError
 from vlae_fast.accelerate.run import Step, undo
 from vlae_fast.checks import NonFiniteError
 
-__all__ = ["Chain", "Replacement", "Swap", "groups", "undo_all"]
+__all__ = ["Chain", "Replacement", "Swap", "groups", "recorded", "undo_all"]
 
 FEWEST = 4
 """Variables from which on a gradient through our inverse costs less than one through the library's D passes."""
@@ -69,8 +69,10 @@ class Swap(Replacement):
 
     def inverse(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """x and log_det of rows y [N, D] and context [N or 1, .]; None where the library has to do it itself."""
+        if recorded():
+            return None
         found = undo_all([self], y, context)
-        if found is not None or torch._C._get_tracing_state() is not None:
+        if found is not None:
             return found
         try:
             net = self.net(context is not None)
@@ -136,11 +138,18 @@ class Chain(Replacement):
     """Of what applies transforms one after the other: runs of steps are undone in one call."""
 
 
+def recorded() -> bool:
+    """Does torch write down what is computed (torch.export, torch.jit.trace), to run it elsewhere?"""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+
+
 def undo_all(parts: Sequence[Swap | Tensor], y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """`undo` of steps in the order of the call; tensors are permutations: variable i of what follows is variable p[i].
 
     None too where one of the steps cannot be fast now, or there is none.
     """
+    if recorded():
+        return None
     steps: list[Step] = []
     order: Tensor | None = None
     try:
