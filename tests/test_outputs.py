@@ -194,6 +194,15 @@ def test_a_model_is_not_saved_over_a_run(home, capsys):
     assert "resumed at step 2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ['{"name": "a project"}', "[]", '"model"', "no JSON"])
+def test_a_model_is_not_saved_over_the_config_of_something_else(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config.json: (of something else, which would be lost|.*JSON)"):
+        VLAE(TINY).save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def killed_between(monkeypatch, model, folder):
     """Saves, but dies after the first file."""
     write, written = checkpoint.write_file, []

@@ -46,7 +46,7 @@ def config_of(folder: Path) -> VLAEConfig:
     """Configuration of the model in a folder. Raises CheckpointError that names the file and the field at fault."""
     path = folder / "config.json"
     content = read_json(path)
-    if not isinstance(content, dict) or "model" not in content:
+    if not _has_model(content):
         raise CheckpointError(f"{path}: no object with a field 'model'")
     try:
         return from_dict(VLAEConfig, content["model"], str(path))
@@ -57,13 +57,16 @@ def config_of(folder: Path) -> VLAEConfig:
 def save(folder: Path, config: VLAEConfig, tensors: Mapping[str, Tensor]) -> None:
     """Writes a model. Killed between its two files it leaves a pair that does not load, never a mixture.
 
-    Raises CheckpointError where the folder holds a training, or cannot be written.
+    Raises CheckpointError where the folder holds a training or somebody else's `config.json`, or cannot be written.
     """
     if is_run(folder):
         raise CheckpointError(f"{folder}: holds a training, which would be lost; save to another folder")
+    path = folder / "config.json"
+    if os.path.lexists(path) and not _has_model(read_json(path)):
+        raise CheckpointError(f"{path}: of something else, which would be lost; save to another folder")
     content = json.loads(json.dumps({"model": dataclasses.asdict(config)}))  # tuples become lists
     write_weights(folder, content, tensors)
-    checkpoint.write_json(folder / "config.json", content)
+    checkpoint.write_json(path, content)
 
 
 def write_weights(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -95,6 +98,11 @@ def tensors_of(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if metadata.get(_BOUND) not in (None, _digest(read_json(config))):  # files of older versions have none
         raise CheckpointError(f"{path}: written beside another config.json (was a saving cut short?); save it again")
     return tensors
+
+
+def _has_model(content: Any) -> bool:
+    """Of a `config.json`."""
+    return isinstance(content, dict) and "model" in content
 
 
 def _digest(content: Any) -> str:
