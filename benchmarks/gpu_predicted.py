@@ -41,13 +41,13 @@ RESIDENT_THREADS, REGISTERS = 2048, 65536
 """Of a multiprocessor."""
 WHY = """
 What stands between prediction and floor, as counted: the multiply-adds alone take 58% of the time in the forward, 53%
-where it keeps what the backward needs and where that walks back, 20% in the sampler at a batch of 4,096; of 1,024 lanes
-784 carry a pixel. With each of their instructions go 0.4 to 0.5 of the ALU, 0.6 in the sampler; what binds the passes
-of the PixelCNN are the issue of instructions, and L1 where weights are read. The sums of the weights' gradients take
-a quarter of the backward; 60% of that are three TF32 products for one of float32. The backward runs the forward once
-more. The sampler counts 12 channels as 16 and reads a weight once for each of four lanes, through L1, whose 128 bytes a
-cycle bind it. At one image or code the floor says nothing: one multiprocessor of 132 is busy, and the *chain* is the
-floor; so it is for 64 codes of a flow.
+where it keeps what the backward needs and where that walks back, 60% in the sampler at a batch of 4,096. Of 1,024 lanes
+784 carry a pixel, in the sampler of 968. With each of their instructions go 0.4 to 0.5 of the ALU, 0.3 in the sampler;
+what binds all of them are the issue of instructions, and L1 where weights are read. The sums of the weights' gradients
+take a quarter of the backward; 60% of that are three TF32 products for one of float32. The backward runs the forward
+once more. At one image or code the floor says nothing: one multiprocessor of 132 is busy, and the *chain* is the floor;
+so it is for 64 codes of a flow. A batch of 4,096 leaves the sampler one warp a scheduler, whose *chain* takes a little
+longer than the pipes.
 """
 BARRIER_CYCLES = 30.0
 LIMITS = (*executor.PIPES, "issue")
@@ -142,7 +142,7 @@ def resident(run: executor.Launched) -> int:
         "pixelcnn_forward_kernel": "pixelcnn log_prob",
         "pixelcnn_backward_kernel": "pixelcnn log_prob backward",
         "pixelcnn_backward_weights_kernel": "pixelcnn backward weights",
-        "pixelcnn_sample_kernel": "pixelcnn_sample 1 x 64",
+        "pixelcnn_sample_kernel": "pixelcnn_sample from 1",
     }
     registers = recorded[f"{of[run.kernel]} sm_{ARCHITECTURE}"]["registers"]
     return min(RESIDENT_THREADS // run.threads, REGISTERS // (registers * run.threads))

@@ -10,23 +10,24 @@ needs of its neighbours is then
                              steps earlier still
 
 so a ring of T - 2R + 4 steps is enough. Lanes between two rows (at least one step) leave zeros there: the zero padding
-of the convolutions. A tile is [lanes, channels]; threads share it so that no value crosses from one to another but
-through the ring: global memory that the launcher provides, small enough for L1 and L2, and a barrier. One barrier a
-convolution is left. The context convolution of R rows runs when lane 0 begins a row, off the chain of dependent steps.
+of the convolutions. A thread takes up to 12 channels of up to two lanes, so that a value or weight that it has loaded
+serves several multiply-adds. No value crosses from one thread to another but through the ring: global memory that the
+launcher provides, small enough for L1 and L2, and a barrier. One barrier a convolution is left. The context convolution
+of R rows runs when lane 0 begins a row, off the chain of dependent steps.
 
 Counted for 28x28, C = 12, K = 4, L = 12, P = 4 (the preset "paper"), on an H200 (4.3 TB/s copy, 67 TFLOP/s fp32):
 
-    bytes an image       18.8 kB in HBM (12.5 context, 3.1 uniforms, 3.1 x): 4.4 ns. Cached: 48 kB of inputs, and
+    bytes an image       18.8 kB in HBM (12.5 context, 3.1 uniforms, 3.1 x): 4.4 ns. Cached: 38 kB of inputs, and
                          455 kB of ring, written once and read four times, so L2 at 5 TB/s or better takes 0.5 us
-    operations an image  784 x 10,284 multiply-adds = 16.1 MFLOP: 0.24 us; tiles of 16 channels make it 0.32
-    dependent steps      R = 15: 82 steps of 22 barriers; 22 x (40 L1 + 60 additions + 50 ELU + 40 barrier) cycles are
-                         2.4 us a step or 0.2 ms an image, the floor for N = 1
-    instructions         sm_90, N = 1: 7,100 a step for each of 4 warps, one a scheduler: 4 us at one a cycle, 0.34 ms;
-                         sm_90, N = 4096: 16,100 a step for each of 2 warps (32 lanes: 4 images, 8 rows, 118 steps),
-                         4 schedulers: 135 us an image on one SM, 4.2 ms for 4,096 images on 132 (counted for 5 layers,
-                         3,600 and 8,200, and taken in proportion to the multiply-adds)
+    operations an image  784 x 10,284 multiply-adds = 16.1 MFLOP: 0.24 us
+    dependent steps      R = 15: 82 steps; in each 12 x (40 L1 + 240 multiply-adds + 50 ELU + 40 barrier) and
+                         10 x (40 + 48 + 50 + 40) cycles, 3.5 us a step or 0.29 ms an image, the floor for N = 1
+    instructions         PTX for sm_90, N = 1: 4,900 a step for each of 4 warps, one a scheduler: 2.8 us at one a cycle,
+                         0.23 ms; N = 4096: 35,200 a step for a warp (64 lanes: 8 images, 8 rows, 121 steps), one a
+                         scheduler: 20 us, 2.4 ms in all, of which L1 takes as much
 
-So floors: 0.34 ms for N = 1 (issue slots), 4.2 ms for N = 4096 (issue slots; 1 ms by operations). Not measured yet.
+So floors: 0.29 ms for N = 1 (dependent steps), 2.4 ms for N = 4096 (issue slots and L1; 1 ms by operations). Not
+measured; benchmarks/gpu_predicted.md says what to expect.
 """
 
 from typing import NamedTuple
@@ -36,6 +37,7 @@ import triton.language as tl
 
 from vlae_fast.kernels.ahead_of_time import Variant
 from vlae_fast.kernels.pixelcnn import load_stage
+from vlae_fast.kernels.planes import load_planes, zeros
 
 
 class Tile(NamedTuple):
@@ -46,8 +48,12 @@ class Tile(NamedTuple):
     """G, a power of two."""
     most_rows: int
     """R is at most this."""
-    lanes_a_warp: int
-    """Below 32: a load that has as many elements as there are threads would decide their layout by itself."""
+    groups: int
+    """Threads that share the channels of a lane, a power of two."""
+    channels: int
+    """That a thread computes at once, an even number."""
+    lanes_a_thread: int
+    """So often a weight is used that was read once."""
 
     def rows(self, H: int, W: int) -> int:
         """R for images of this size."""
@@ -55,21 +61,22 @@ class Tile(NamedTuple):
 
     def launch(self, C: int, K: int, R: int) -> tuple[dict[str, int], dict[str, int]]:
         """The kernel's constants, and how the compiler is called."""
-        lanes = max(16, self.images << (R - 1).bit_length())
-        warps = lanes // self.lanes_a_warp
-        sizes = {"IMAGES": self.images, "LANES": lanes, "PIXELS": 16 * warps, "BLOCK_C": BLOCK_C}
-        return {"C": C, "K": K, **sizes}, {"num_warps": warps, "maxnreg": 128}
+        lanes = self.images << (R - 1).bit_length()
+        warps = max(1, self.groups * lanes // (32 * self.lanes_a_thread))
+        block = self.groups * self.channels
+        sizes = {"IMAGES": self.images, "LANES": lanes, "GROUPS": self.groups, "COUNT": self.channels}
+        return {"C": C, "K": K, "STRIDE": -(-C // block) * block, **sizes}, {"num_warps": warps, "maxnreg": 128}
 
 
-BLOCK_C = 16
-"""Channels of a tile."""
 TILES = (
-    Tile(1, images=1, most_rows=64, lanes_a_warp=4),
-    Tile(512, images=1, most_rows=32, lanes_a_warp=16),
-    Tile(2048, images=4, most_rows=8, lanes_a_warp=16),
-    Tile(16384, images=8, most_rows=4, lanes_a_warp=16),
+    Tile(1, images=1, most_rows=64, groups=8, channels=2, lanes_a_thread=1),
+    Tile(133, images=1, most_rows=64, groups=2, channels=6, lanes_a_thread=1),
+    Tile(661, images=2, most_rows=64, groups=1, channels=12, lanes_a_thread=1),
+    Tile(1321, images=4, most_rows=64, groups=1, channels=12, lanes_a_thread=2),
+    Tile(3169, images=8, most_rows=8, groups=1, channels=12, lanes_a_thread=2),
+    Tile(7393, images=16, most_rows=4, groups=1, channels=12, lanes_a_thread=2),
 )
-"""The last that the batch is large enough for. Reasoned from the counts above, not measured yet."""
+"""The last that the batch is large enough for: what is predicted to be fastest on 132 multiprocessors, not measured."""
 MOST_PROGRAMS = 2048
 """More than a GPU runs at once; bounds the memory that they need."""
 
@@ -87,19 +94,22 @@ def _runs(offsets, IMAGES: tl.constexpr):
 
 
 @triton.jit
-def _accumulate(acc, source, weight, C: tl.constexpr, LANES: tl.constexpr, STRIDE: tl.constexpr):
-    """acc[lane, c] + sum over k of source[k, lane] * weight[k, c]; the sum runs in this order whatever the tile."""
-    for k in tl.range(0, C, loop_unroll_factor=6):
-        acc += tl.load(source + k * LANES) * tl.load(weight + k * STRIDE)
-    return acc
+def _accumulate(acc, value, weight, COUNT: tl.constexpr):
+    """acc[o] + value * weight[o] for an even COUNT: weights come in pairs, loads of 64 bits."""
+    pairs = weight.to(tl.pointer_type(tl.int64))
+    new = ()
+    for o in tl.static_range(0, COUNT, 2):
+        pair = tl.load(pairs + o // 2)
+        first = pair.to(tl.int32).to(tl.float32, bitcast=True)
+        second = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        new = new + (acc[o] + value * first, acc[o + 1] + value * second)
+    return new
 
 
 @triton.jit
-def scratch_floats(
-    ring_rows, window, C: tl.constexpr, LANES: tl.constexpr, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr
-):  # fmt: skip
+def scratch_floats(ring_rows, window, STRIDE: tl.constexpr, LANES: tl.constexpr):
     """Scratch memory of a program; the launcher asks the same function (`.fn`)."""
-    return (ring_rows + (window + 4) * C) * LANES + BLOCK_C * PIXELS
+    return (ring_rows + (window + 4) * STRIDE) * LANES
 
 
 @triton.jit(
@@ -150,63 +160,67 @@ def pixelcnn_sample_kernel(
     depth,  # of the ring: T - 2 R + 4
     window,  # 2 R + W, the steps for which `inputs` has room
     steps,
-    ring_rows,  # depth * (L C + 1)
+    ring_rows,  # depth * (L STRIDE + 1)
     programs,
     C: tl.constexpr,
     K: tl.constexpr,
+    STRIDE: tl.constexpr,  # C, rounded up to whole blocks: of weights, and channels that are stored
     IMAGES: tl.constexpr,
     LANES: tl.constexpr,
-    PIXELS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    COUNT: tl.constexpr,
 ):
-    """Program p draws the blocks p, p + programs, ... of IMAGES images."""
-    STRIDE: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C * BLOCK_C
-    lanes, pixels, block_c = tl.arange(0, LANES), tl.arange(0, PIXELS), tl.arange(0, BLOCK_C)[None, :]
+    """Program p draws the blocks p, p + programs, ... of IMAGES images.
+
+    A vector has GROUPS elements a lane, each for COUNT channels of a block, which are a tuple of vectors.
+    """
+    BLOCK_C: tl.constexpr = GROUPS * COUNT
+    UNROLL: tl.constexpr = 24 // COUNT  # inputs between two branches
+    elements = tl.arange(0, GROUPS * LANES)
+    lanes = elements if GROUPS == 1 else elements % LANES
+    channel = 0 if GROUPS == 1 else elements // LANES * COUNT
+    first = elements < LANES
     r, g = lanes // IMAGES, lanes % IMAGES
     above = tl.where(r == 0, lanes + (R - 1) * IMAGES, lanes - IMAGES)
     lag = tl.where(r == 0, depth - 4, 0)
-    slot = (L * C + 1) * LANES  # floats of a step: the inputs of the L layers, then the image
-    image = L * C * LANES
-    floats = scratch_floats(ring_rows, window, C, LANES, PIXELS, BLOCK_C)
+    slot = (L * STRIDE + 1) * LANES  # floats of a step: the inputs of the L layers, then the image
+    image = L * STRIDE * LANES
+    floats = scratch_floats(ring_rows, window, STRIDE, LANES)
     local = scratch_ptr + tl.program_id(0).to(tl.int64) * floats
     # `local`: inputs of the stages that no neighbour needs, two by turns
-    h_old, h_new = local + 2 * C * LANES, local + 3 * C * LANES  # by turns
-    zeros = local + 4 * C * LANES  # [BLOCK_C, PIXELS]: a load decides how the threads share a tile
-    ring = zeros + BLOCK_C * PIXELS
-    inputs = ring + ring_rows * LANES  # [window, C, LANES]: conv(context) + bias for the steps to come
-    lane_zeros = zeros + block_c * PIXELS + lanes[:, None]
-    pixel_zeros = zeros + block_c * PIXELS + pixels[:, None]
-    tl.store(pixel_zeros, tl.zeros([PIXELS, BLOCK_C], tl.float32))
+    h_old, h_new = local + 2 * STRIDE * LANES, local + 3 * STRIDE * LANES  # by turns
+    ring = local + 4 * STRIDE * LANES
+    inputs = ring + ring_rows * LANES  # [window, STRIDE, LANES]: conv(context) + bias for the steps to come
     hidden_weight = weight_ptr + (9 + 9 * K) * STRIDE
     pointwise_weight = weight_ptr + pointwise * STRIDE
 
     for block in range(tl.program_id(0), tl.cdiv(N, IMAGES), programs):
         n = block * IMAGES + g
         for k in range(ring_rows):
-            tl.store(ring + k * LANES + lanes, tl.zeros([LANES], tl.float32))
+            tl.store(ring + k * LANES + lanes, tl.zeros([GROUPS * LANES], tl.float32), mask=first)
         for s in range(steps):
             if (s % T == 0) & (s // T * R < H):  # lane 0 begins a row: context for R rows
-                for chunk in range(tl.cdiv(R * W * IMAGES, PIXELS)):
-                    place = chunk * PIXELS + pixels
+                for chunk in range(tl.cdiv(R * W * IMAGES, GROUPS * LANES)):
+                    place = chunk * (GROUPS * LANES) + elements
                     position, image_index = place // IMAGES, block * IMAGES + place % IMAGES
                     lane_row, column = position // W, position % W
                     row = s // T * R + lane_row
                     wanted = (lane_row < R) & (row < H) & (image_index < N)
-                    target = inputs + (s + 2 * lane_row + column) % window * (C * LANES) + lane_row * IMAGES
+                    target = inputs + (s + 2 * lane_row + column) % window * (STRIDE * LANES) + lane_row * IMAGES
                     target += place % IMAGES
-                    for c0 in range(0, C, BLOCK_C):
-                        c = c0 + block_c
-                        acc = tl.load(pixel_zeros)
+                    for c0 in range(0, STRIDE, BLOCK_C):
+                        acc = zeros(GROUPS * LANES, BLOCK_C)
                         for tap in range(9):
                             i, j = row + tap // 3 - 1, column + tap % 3 - 1
                             there = wanted & (i >= 0) & (i < H) & (j >= 0) & (j < W)
                             plane = context_ptr + (image_index.to(tl.int64) * K * H + i) * W + j
-                            weight = weight_ptr + (9 + tap * K) * STRIDE + c
-                            for k in tl.range(0, K, loop_unroll_factor=4):
+                            weight = weight_ptr + (9 + tap * K) * STRIDE + c0
+                            for k in range(K):
                                 value = tl.load(plane + k * H * W, mask=there, other=0)
-                                acc += value[:, None] * tl.load(weight + k * STRIDE)
-                        acc += tl.load(input_bias_ptr + c, mask=c < C)
-                        tl.store(target[:, None] + c * LANES, acc, mask=wanted[:, None] & (c < C))
+                                acc = _accumulate(acc, value, weight + k * STRIDE, BLOCK_C)
+                        for o in tl.static_range(BLOCK_C):
+                            bias = tl.load(input_bias_ptr + c0 + o, mask=c0 + o < C, other=0)
+                            tl.store(target + (c0 + o) * LANES, acc[o] + bias, mask=wanted)
                 tl.debug_barrier()
 
             t = s - 2 * r
@@ -222,67 +236,70 @@ def pixelcnn_sample_kernel(
 
             # h = conv_A(x) + conv(context) + bias, and the input of the first stage.
             source = now if n_stages > 0 else local
-            for c0 in range(0, C, BLOCK_C):
-                c = c0 + block_c
-                weight = weight_ptr + c
-                offset = c * LANES + lanes[:, None]
-                acc = tl.load(inputs + s % window * (C * LANES) + offset, mask=c < C)
-                acc += tl.load(up_left + image)[:, None] * tl.load(weight)
-                acc += tl.load(up + image)[:, None] * tl.load(weight + STRIDE)
-                acc += tl.load(up_right + image)[:, None] * tl.load(weight + 2 * STRIDE)
-                acc += tl.load(left + image)[:, None] * tl.load(weight + 3 * STRIDE)
-                tl.store(h_old + offset, acc, mask=c < C)
-                tl.store(source + offset, tl.where(alive[:, None], _elu(acc), 0), mask=c < C)
+            for c0 in range(0, STRIDE, BLOCK_C):
+                offset = (c0 + channel) * LANES + lanes
+                weight = weight_ptr + c0 + channel
+                acc = load_planes(inputs + s % window * (STRIDE * LANES) + offset, LANES, COUNT)
+                acc = _accumulate(acc, tl.load(up_left + image), weight, COUNT)
+                acc = _accumulate(acc, tl.load(up + image), weight + STRIDE, COUNT)
+                acc = _accumulate(acc, tl.load(up_right + image), weight + 2 * STRIDE, COUNT)
+                acc = _accumulate(acc, tl.load(left + image), weight + 3 * STRIDE, COUNT)
+                for o in tl.static_range(COUNT):
+                    tl.store(h_old + offset + o * LANES, acc[o])
+                    tl.store(source + offset + o * LANES, tl.where(alive, _elu(acc[o]), 0))
             tl.debug_barrier()
 
             for stage in range(n_stages):
                 at = 3 * stage
                 taps, index, closes = load_stage(stages_ptr + at)
                 following = tl.load(stages_ptr + at + 3)
-                if following == 5:  # its index is that of the next layer
-                    target = now + tl.load(stages_ptr + at + 4) * C * LANES
-                else:
-                    target = local + stage % 2 * C * LANES
-                for c0 in range(0, C, BLOCK_C):
-                    c = c0 + block_c
-                    acc = tl.load(lane_zeros)
+                layer_input = now + tl.load(stages_ptr + at + 4) * STRIDE * LANES
+                target = tl.where(following == 5, layer_input, local + stage % 2 * STRIDE * LANES)
+                here = source + lanes
+                for c0 in range(0, STRIDE, BLOCK_C):
+                    c = c0 + channel
+                    acc = zeros(GROUPS * LANES, COUNT)
                     if taps == 5:
                         weight = hidden_weight + index * weight_step * STRIDE + c
-                        skip = index * C * LANES
-                        acc = _accumulate(acc, (up_left + skip)[:, None], weight, C, LANES, STRIDE)
-                        acc = _accumulate(acc, (up + skip)[:, None], weight + C * STRIDE, C, LANES, STRIDE)
-                        acc = _accumulate(acc, (up_right + skip)[:, None], weight + 2 * C * STRIDE, C, LANES, STRIDE)
-                        acc = _accumulate(acc, (left + skip)[:, None], weight + 3 * C * STRIDE, C, LANES, STRIDE)
-                        weight += 4 * C * STRIDE
-                        gain = tl.load(hidden_gain_ptr + index * C + c, mask=c < C)
-                        bias = tl.load(hidden_bias_ptr + index * C + c, mask=c < C)
+                        skip = index * STRIDE * LANES
+                        for k in tl.range(0, C, loop_unroll_factor=UNROLL):
+                            at_k, row_k = skip + k * LANES, weight + k * STRIDE
+                            acc = _accumulate(acc, tl.load(up_left + at_k), row_k, COUNT)
+                            acc = _accumulate(acc, tl.load(up + at_k), row_k + C * STRIDE, COUNT)
+                            acc = _accumulate(acc, tl.load(up_right + at_k), row_k + 2 * C * STRIDE, COUNT)
+                            acc = _accumulate(acc, tl.load(left + at_k), row_k + 3 * C * STRIDE, COUNT)
+                            acc = _accumulate(acc, tl.load(here + k * LANES), row_k + 4 * C * STRIDE, COUNT)
+                        gain, bias = hidden_gain_ptr + index * C + c, hidden_bias_ptr + index * C + c
                     else:
                         weight = pointwise_weight + index * C * STRIDE + c
-                        gain = tl.full([1, BLOCK_C], 1, tl.float32)
-                        bias = tl.load(pointwise_bias_ptr + index * C + c, mask=c < C)
-                    acc = _accumulate(acc, (source + lanes)[:, None], weight, C, LANES, STRIDE)
-                    acc = acc * gain + bias
-                    offset = c * LANES + lanes[:, None]
-                    if closes:
-                        acc = tl.load(h_old + offset, mask=c < C) + residual_scale * acc
-                        tl.store(h_new + offset, acc, mask=c < C)
-                    tl.store(target + offset, tl.where(alive[:, None], _elu(acc), 0), mask=c < C)
+                        for k in tl.range(0, C, loop_unroll_factor=UNROLL):
+                            acc = _accumulate(acc, tl.load(here + k * LANES), weight + k * STRIDE, COUNT)
+                        # no gain: what is loaded is not used
+                        gain, bias = pointwise_bias_ptr + index * C + c, pointwise_bias_ptr + index * C + c
+                    offset = c * LANES + lanes
+                    for o in tl.static_range(COUNT):
+                        factor = tl.where(taps == 5, tl.load(gain + o, mask=c + o < C, other=0), 1.0)
+                        value = acc[o] * factor + tl.load(bias + o, mask=c + o < C, other=0)
+                        kept = tl.load(h_old + offset + o * LANES, mask=closes)
+                        value = tl.where(closes, kept + residual_scale * value, value)
+                        tl.store(h_new + offset + o * LANES, value, mask=closes)
+                        tl.store(target + offset + o * LANES, tl.where(alive, _elu(value), 0))
                 if closes:
                     h_old, h_new = h_new, h_old
                 source = target
                 tl.debug_barrier()
 
-            logit = tl.zeros([LANES], tl.float32)
-            for k in tl.range(0, C, loop_unroll_factor=4):
+            logit = tl.zeros([GROUPS * LANES], tl.float32)
+            for k in tl.range(0, C, loop_unroll_factor=12):
                 logit += tl.load(source + k * LANES + lanes) * tl.load(output_weight_ptr + k)
             p = 1 / (1 + tl.exp(-(logit + tl.load(output_bias_ptr)) / temperature))
             drawn = tl.where(p == p, (uniforms < p).to(tl.float32), p)  # NaN where the logit is
             if given_ptr is not None:
                 given = tl.load(given_ptr + pixel, mask=alive, other=0)
                 drawn = tl.where(given < 0, drawn, given.to(tl.float32))
-            tl.store(x_ptr + pixel, drawn, mask=alive)
+            tl.store(x_ptr + pixel, drawn, mask=alive & first)
             seen = alive & (row % visible_stride == 0) & (column % visible_stride == 0)
-            tl.store(now + image + lanes, tl.where(seen, drawn, 0))
+            tl.store(now + image + lanes, tl.where(seen, drawn, 0), mask=first)
             tl.debug_barrier()
 
 
@@ -293,7 +310,7 @@ def variants(architecture: int) -> list[Variant]:
         constants, options = tile.launch(12, 4, tile.rows(28, 28))
         warps, most = options["num_warps"], {"maxnreg": options["maxnreg"]}
         for name, given, types in (("", {"given_ptr": None}, {}), (" given", {}, {"given_ptr": "*i8"})):
-            name = f"pixelcnn_sample {tile.images} x {tile.most_rows}{name}"
+            name = f"pixelcnn_sample from {tile.least_batch}{name}"
             types = types | {"stages_ptr": "*i32"}
             found.append(Variant(name, pixelcnn_sample_kernel, constants | given, warps, types, most))
     return found

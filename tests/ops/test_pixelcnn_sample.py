@@ -16,7 +16,7 @@ from vlae_fast.kernels import pixelcnn_sample
 from vlae_fast.kernels.pixelcnn_sample import TILES, Tile
 
 BODIES = (*ISAS, TRITON)
-WIDE = Tile(1, images=8, most_rows=4, lanes_a_warp=16)
+WIDE = Tile(1, images=8, most_rows=4, groups=1, channels=12, lanes_a_thread=2)
 
 
 @pytest.fixture(autouse=True)

@@ -170,9 +170,9 @@ def pixelcnn_sample(
     constants, options = tile.launch(C, K, R)
     depth, window = T - 2 * R + 4, 2 * R + W
     steps = (H - 1) // R * T + (H - 1) % R * 2 + W
-    ring_rows = depth * (L * C + 1)
-    sizes_of_tile = (constants[name] for name in ("LANES", "PIXELS", "BLOCK_C"))
-    floats = kernels.scratch_floats.fn(ring_rows, window, C, *sizes_of_tile)
+    stride = constants["STRIDE"]
+    ring_rows = depth * (L * stride + 1)
+    floats = kernels.scratch_floats.fn(ring_rows, window, stride, constants["LANES"])
     check_counts(
         images=2 * N,
         positions=max(2 * R * W * tile.images, 2 * (steps + T), K * H * W),
@@ -180,7 +180,7 @@ def pixelcnn_sample(
     )
     programs = min(cdiv(N, tile.images), kernels.MOST_PROGRAMS)
     rows = (9, 9 * K, 9 * S * C, 2 * P * C)
-    packed = uniforms.new_empty(sum(rows), cdiv(C, constants["BLOCK_C"]) * constants["BLOCK_C"])
+    packed = uniforms.new_zeros(sum(rows), stride)
     for part, weight in zip(
         packed.split(rows),
         (
@@ -191,7 +191,7 @@ def pixelcnn_sample(
         ),
         strict=True,
     ):
-        part.view(*weight.shape[:-1], packed.shape[1])[..., :C] = weight
+        part.view(*weight.shape[:-1], stride)[..., :C] = weight
     check_counts(weights=packed.numel())
     with torch.cuda.device_of(uniforms):
         kernels.pixelcnn_sample_kernel[(programs,)](
