@@ -45,7 +45,7 @@ sanitizers: build/asan/done build/tsan/done
 
 build/asan/done: FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 build/tsan/done: FLAGS := -fsanitize=thread
-build/%/done: .venv/installed $(wildcard csrc/*.h csrc/*/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py)
+build/%/done: .venv/installed $(wildcard csrc/*.h csrc/*/*) $(wildcard vlae_fast/*.py vlae_fast/*/*.py kernels/*.py)
 	CXXFLAGS="$(FLAGS)" VLAE_FAST_CUDA_ARCHITECTURES= $(BIN)/python setup.py -q build --build-base build/$*-objects --build-lib build/$*
 	touch $@
 
