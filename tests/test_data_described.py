@@ -207,3 +207,14 @@ def test_load_and_from_tensors_agree(tmp_path):
         found = load(path)
         assert found.digest() == Dataset.from_tensors(GREYS).digest()
         assert found.name == str(path)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+def test_images_in_memory_are_copied(kind):
+    """What a user does to them afterwards changes neither the data set nor its digest."""
+    images = (torch.rand(12, 5, 7) * (255 if kind == torch.uint8 else 1)).to(kind)
+    found = Dataset.from_tensors(images, images, images)
+    before, digest = found.train.probabilities(slice(None)).clone(), found.digest()
+    images.zero_()
+    assert torch.equal(found.train.probabilities(slice(None)), before)
+    assert found.digest() == digest

@@ -12,7 +12,7 @@ import pytest
 from vlae_fast import VLAE, TrainConfig, VLAEConfig
 from vlae_fast.checkpoint import CheckpointError
 from vlae_fast.data import load
-from vlae_fast.train import Trainer
+from vlae_fast.train import Trainer, UnsavedError
 
 TINY = replace(VLAEConfig.preset("tiny"), height=6, width=5)
 
@@ -74,6 +74,28 @@ def test_a_trainer_that_fell_behind_goes_no_further(images, tmp_path):
     assert third.progress.step == 6
     first.run(epochs=3)  # who has the newest state may go on
     assert steps(out) == [6, 9]
+
+
+def test_nothing_is_written_where_the_folder_was(images, tmp_path, capsys):
+    """Moved while it trains, or removed, or another in its place: that is said, and what was saved stays whole."""
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    one = trainer(images, out)
+    one.run(epochs=1)
+    out.rename(moved)
+    before = sorted(os.listdir(moved))
+    with pytest.raises(UnsavedError, match=r"run: not the folder any more .*; the state of step 3 is there"):
+        one.run(epochs=2)
+    assert "tries again" in capsys.readouterr().out
+    assert not out.exists()
+    assert sorted(os.listdir(moved)) == before
+    out.mkdir()
+    with pytest.raises(CheckpointError, match="not the folder any more"):
+        one.save()
+    assert os.listdir(out) == []
+    out.rmdir()
+    moved.rename(out)
+    one.run(epochs=3)
+    assert steps(out)[-1] == 9
 
 
 def test_another_thread_is_kept_out_while_one_trains(images, tmp_path):

@@ -48,6 +48,14 @@ class FolderLock:
         if not lock(self._descriptor):
             raise CheckpointError(f"{folder}: another training runs in this folder")
 
+    def is_of(self, folder: Path) -> bool:
+        """Whether what is there now is the folder that was locked: it may have been moved, or removed."""
+        try:
+            there = folder.stat()
+        except OSError:
+            return False
+        return self._descriptor is None or os.path.samestat(there, os.fstat(self._descriptor))
+
     def __del__(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)

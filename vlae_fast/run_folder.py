@@ -243,6 +243,11 @@ class RunFolder:
         finally:
             self._lock.in_process.release()
 
+    def _check_there(self) -> None:
+        """Raises CheckpointError where the folder was moved or removed: what is written by its path would be lost."""
+        if not self._lock.is_of(self.path):
+            raise CheckpointError(f"{self.path}: not the folder any more that this training began in; move it back")
+
     # --- state --------------------------------------------------------------------------------------------------
 
     @staticmethod
@@ -256,6 +261,7 @@ class RunFolder:
         That one is kept as state.previous.safetensors. Raises CheckpointError; the states there stay as they are.
         """
         with self.locked():
+            self._check_there()
             try:
                 checkpoint.write_tensors(self._new, tensors, {"progress": progress.to_json()})
                 if self.state.exists():
@@ -271,6 +277,7 @@ class RunFolder:
 
     def save_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Writes the model that an evaluation takes. Raises CheckpointError."""
+        self._check_there()
         pretrained.write_weights(self.path, checkpoint.read_json(self._config), tensors)
 
     def load_state(self, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Progress]:
@@ -299,7 +306,8 @@ class RunFolder:
     # --- metrics ------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Row) -> list[Row]:
-        """Adds a line to metrics.jsonl; returns all lines."""
+        """Adds a line to metrics.jsonl; returns all lines. Raises CheckpointError."""
+        self._check_there()
         rows = [*self.metrics(), row]
         self._write_metrics(rows)
         return rows

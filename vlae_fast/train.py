@@ -377,7 +377,8 @@ class Trainer:
         except CheckpointError as error:
             self._unwritten = str(error)
         if self._unwritten is not None:
-            raise UnsavedError(f"{self._unwritten}; the state there is that of step {self._saved_step}")
+            there = "no state is" if self._saved_step is None else f"the state of step {self._saved_step} is"
+            raise UnsavedError(f"{self._unwritten}; {there} there")
 
     def _load(self, folder: RunFolder) -> None:
         mine = self._tensors()

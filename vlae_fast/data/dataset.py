@@ -63,8 +63,8 @@ class Dataset:
     ) -> "Dataset":
         """A data set of images in memory, tensors or arrays [n, H, W], [n, 1, H, W] or [n, H, W, 1].
 
-        Their values, and how what is None is held out of `train`, are as `load` has it. Raises TypeError for what is
-        neither, ValueError (most are DataErrors) for shapes, values and order.
+        They are copied. Their values, and how what is None is held out of `train`, are as `load` has it. Raises
+        TypeError for what is neither, ValueError (most are DataErrors) for shapes, values and order.
         """
         parts = {}
         for part, images in zip(PARTS, (train, valid, test), strict=True):
@@ -104,7 +104,7 @@ class Dataset:
 
 
 def _array(part: str, images: Any) -> Array:
-    """Images in memory as an array. Raises TypeError that names the part."""
+    """Images in memory as an array of its own. Raises TypeError that names the part."""
     if isinstance(images, Tensor):
         if images.is_nested or images.layout != torch.strided or images.is_meta:
             got = "a nested one" if images.is_nested else f"{images.layout} on {images.device}"
@@ -115,7 +115,7 @@ def _array(part: str, images: Any) -> Array:
             raise TypeError(f"{part}: numbers that numpy knows wanted, got {images.dtype}") from None
     if not isinstance(images, np.ndarray) or isinstance(images, np.ma.MaskedArray):
         raise TypeError(f"{part}: a tensor or array wanted, got {type(images).__name__}")
-    return images
+    return images.copy()
 
 
 def own_dataset(name: str, path: Path, parts: Mapping[str, Array], size: ImageSize | None, order: Order) -> Dataset:
