@@ -178,3 +178,16 @@ def test_other_commands_do_not_write_over_what_they_read(capsys):
         Path(name).write_text(images)
         said = refused(f"{command} {name} --data {name}", capsys)
         assert f"another file than the one that is read wanted, got {name}" in said
+
+
+def test_images_that_look_inverted_are_said_to(capsys):
+    """They lose everything in a lossy file, without an error; a picture of reconstructions says it too."""
+    images = np.random.default_rng(0).random((20, *np.load("x.npy").shape[1:])) < 0.9
+    np.save("inverted.npy", images.astype(np.uint8))
+    for command in ("compress inverted.npy --model m --out y.vlae", "reconstruct m --data inverted.npy --out y.png"):
+        assert cli.main(command.split()) == 0
+        assert re.match(r"WARNING: .*inverted.npy: .*% of the pixels are ink .*: inverted\?", capsys.readouterr().err)
+        assert cli.main([*command.split(), "--quiet"]) == 0
+        assert capsys.readouterr().err == ""
+    assert cli.main(COMPRESS.split()) == 0
+    assert "WARNING" not in capsys.readouterr().err

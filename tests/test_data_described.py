@@ -49,9 +49,9 @@ WARNED = {
     "blank": (np.zeros((9, 4, 4), np.uint8), "less than 2%"),
     "all ink": (np.full((9, 4, 4), 255, np.uint8), "more than 60%"),
     "faint": (GREYS / 255 / 40, "less than 2%"),
-    "equal": (np.repeat(STROKES[:1], 9, 0), "all training images are equal"),
-    "equal greys": (np.repeat(GREYS[:1], 9, 0), "all training images are equal"),
-    "equal floats": (np.repeat(GREYS[:1], 9, 0) / 768, "all training images are equal"),
+    "equal": (np.repeat(STROKES[:1], 9, 0), "all images are equal"),
+    "equal greys": (np.repeat(GREYS[:1], 9, 0), "all images are equal"),
+    "equal floats": (np.repeat(GREYS[:1], 9, 0) / 768, "all images are equal"),
 }
 
 

@@ -84,6 +84,7 @@ class Compress(Speaking):
             split = read_images(self.images, size or (model.config.height, model.config.width))
             if split.dynamic:
                 raise ValueError(f"{self.images}: grey images; binary ones, of two values, wanted")
+            self.warn_of(self.images, split)
         check_size(self.model, model, self.images, split)
         return split
 

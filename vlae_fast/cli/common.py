@@ -40,6 +40,11 @@ class Speaking:
         if not checkpoint.is_special(out):
             self.say(f"{out}: {line}")
 
+    def warn_of(self, images: Path | str, split: Split) -> None:
+        """Prints to stderr what looks wrong about images that a user has named."""
+        for doubt in [] if self.quiet else split.doubts():
+            said(f"WARNING: {images}: {doubt}\n", sys.stderr)
+
     def bar(self, total: int | None = None) -> Any:
         """A progress bar that counts images, for what takes more than a second."""
         return progress(quiet=self.quiet, total=total, unit="image", delay=1)

@@ -134,6 +134,7 @@ class Reconstruct(ModelOptions):
         model = self.model_of(self.run)
         dataset = self.data_of(self.run, model)
         check_size(self.run, model, dataset.name, dataset.test)
+        self.warn_of(dataset.name, dataset.train)
         images = dataset.test.fixed()
         chosen = images[torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[: self.num])]
         drawn = model.reconstruct(chosen.to(next(model.parameters()).device), seed=seed)

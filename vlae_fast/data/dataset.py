@@ -21,8 +21,6 @@ __all__ = ["SPLIT_SEED", "Dataset", "Order", "own_dataset"]
 
 SPLIT_SEED = 2016
 """Seed by which a user's images are shuffled before some are held out: the same images in every training."""
-LEAST_INK, MOST_INK = 0.02, 0.6
-"""Shares of ink below and above which the images are hardly what they should be."""
 
 Order = Literal["shuffled", "file"]
 PARTS = ("train", "valid", "test")
@@ -88,18 +86,7 @@ class Dataset:
             f"ink {ink:.1%}",
         ]
         lines = [", ".join(said + [self.held_out] * bool(self.held_out))]
-        if len(train) > 1 and (train.pixels == train.pixels[0]).all():
-            lines.append("WARNING: all training images are equal")
-        if ink > MOST_INK:
-            lines.append(
-                f"WARNING: {ink:.1%} of the pixels are ink (the larger value), more than {MOST_INK:.0%}: inverted? "
-                "If the paper is bright, save 255 - x, or 1 - x where the values are 0..1"
-            )
-        if ink < LEAST_INK:
-            lines.append(
-                f"WARNING: {ink:.2%} of the pixels are ink (the larger value), less than {LEAST_INK:.0%}: "
-                "are the values of another range, or the images nearly blank?"
-            )
+        lines += [f"WARNING: {doubt}" for doubt in train.doubts()]
         return "\n".join(lines)
 
 

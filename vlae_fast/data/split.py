@@ -17,6 +17,8 @@ __all__ = ["FIXED_DRAW_SEED", "Split"]
 
 FIXED_DRAW_SEED = 2016
 """Seed of the one draw by which dynamic validation and test images are made binary."""
+LEAST_INK, MOST_INK = 0.02, 0.6
+"""Shares of ink below and above which the images are hardly what they should be."""
 _BLOCK_PIXELS = 2**22
 
 Array = NDArray[Any]
@@ -104,6 +106,23 @@ class Split(torch.utils.data.Dataset[Tensor]):
             return float(self.pixels.mean(dtype=np.float64)) / (255 if self.pixels.dtype == np.uint8 else 1)
         bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
         return float(bits[self.pixels].sum(dtype=np.int64)) / (len(self) * self.height * self.width)
+
+    def doubts(self) -> list[str]:
+        """A line for each thing about the images that looks wrong."""
+        found, ink = [], self.ink() if len(self) else LEAST_INK
+        if len(self) > 1 and (self.pixels == self.pixels[0]).all():
+            found.append("all images are equal")
+        if ink > MOST_INK:
+            found.append(
+                f"{ink:.1%} of the pixels are ink (the larger value), more than {MOST_INK:.0%}: inverted? "
+                "If the paper is bright, save 255 - x, or 1 - x where the values are 0..1"
+            )
+        if ink < LEAST_INK:
+            found.append(
+                f"{ink:.2%} of the pixels are ink (the larger value), less than {LEAST_INK:.0%}: "
+                "are the values of another range, or the images nearly blank?"
+            )
+        return found
 
     def digest(self) -> str:
         """sha256, hexadecimal, over the pixels, their number, size and kind."""
