@@ -59,6 +59,12 @@ def test_unknown_name():
         VLAE.from_pretrained("nothing")
 
 
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(checkpoint.CheckpointError, match=r"model.safetensors: the folder of a model wanted, this is a"):
+        VLAE.from_pretrained(tmp_path / "model.safetensors")
+
+
 def test_command_line_takes_the_name(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["info", NAME]) == 0

@@ -39,6 +39,8 @@ def folder_of(name_or_folder: str | Path) -> Path:
         warnings.warn(f"{folder}: the model in this folder, not the weights of that name that ship", stacklevel=2)
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder}: the folder of a model wanted, this is a file")
     raise CheckpointError(f"{folder}: no such folder, and no weights of that name ({', '.join(shipped())})")
 
 
