@@ -120,7 +120,10 @@ def test_a_spoilt_run_is_not_gone_on_with(case, folder, capsys):
 
 COMMANDS = {
     "run missing": (SAMPLE.replace("run", "run/../none") + " --out HOME/s.png", "no such folder"),
-    "run a file": (SAMPLE.replace("run", "images.npy") + " --out HOME/s.png", "no such folder"),
+    "run a file": (
+        SAMPLE.replace("run", "images.npy") + " --out HOME/s.png",
+        "images.npy: the folder of a model wanted, this is a file",
+    ),
     "run a loop": (SAMPLE.replace("run", "loop") + " --out HOME/s.png", "no such folder"),
     "run a long name": (SAMPLE.replace("run", "r" * 300) + " --out HOME/s.png", ""),
     "run with NUL": (SAMPLE.replace("run", "a\0b") + " --out HOME/s.png", ""),
@@ -133,7 +136,10 @@ COMMANDS = {
         "folder.png: cannot be written (Is a directory)",
     ),
     "against nothing": (EVALUATE + " --against HOME/none", "none: no such folder"),
-    "against a file": (EVALUATE + " --against HOME/images.npy", "images.npy: no such folder"),
+    "against a file": (
+        EVALUATE + " --against HOME/images.npy",
+        "images.npy: the folder of a model wanted, this is a file",
+    ),
     "against an empty folder": (EVALUATE + " --against HOME/folder.png", "config.json: No such file"),
     "against another size": (EVALUATE + " --against HOME/other", "its images are of 9x9 pixels"),
     "json onto a folder": (EVALUATE + " --json HOME/folder.json", "folder.json: cannot be written (Is a directory)"),
