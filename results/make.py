@@ -121,8 +121,9 @@ def command(name: str, run: dict) -> str:
     test = run["test"]
     subset = f" --subset {test['images']}" if test["images"] < TEST_IMAGES[dataset(run)] else ""
     samples = f" --samples {test['samples']}" if test["kl_nats"] else ""
+    against = f" --against runs/{Path(test['against']['run']).name}" if "against" in test else ""
     train = f"vlae-fast train --out runs/{name} {' '.join([*data, *given, *epochs])}"
-    evaluate = f"vlae-fast evaluate runs/{name}{samples}{subset} --json runs/{name}/test.json"
+    evaluate = f"vlae-fast evaluate runs/{name}{samples}{subset}{against} --json runs/{name}/test.json"
     return "\n".join([*earlier, train, evaluate])
 
 
