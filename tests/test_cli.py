@@ -4,12 +4,14 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vlae_fast import VLAE, Trainer, VLAEConfig, cli
 
@@ -90,7 +92,7 @@ def test_ctrl_c_keeps_what_an_evaluation_has(images, tmp_path, monkeypatch, caps
     with monkeypatch.context() as patch:
         patch.setattr(VLAE, "sampled_bounds", raise_interrupt)  # not needed any more
         assert main(*command) == 0
-    assert json.loads((tmp_path / "e.json").read_text())["images"] == 6
+    assert json.loads((tmp_path / "e.json").read_text())["images"] == 60
 
 
 def raise_interrupt(*arguments, **options):
@@ -124,7 +126,46 @@ def test_a_saved_model_needs_the_name_of_a_data_set(images, tmp_path, capsys):
     assert main("evaluate", tmp_path / "m", "--samples", 2, "--subset", 3, "--data", images) == 0
 
 
+@pytest.mark.parametrize(
+    ("count", "flags", "split", "evaluated"),
+    [
+        (60, (), "test", 6),  # what it learned from, under another name
+        (60, ("--split", "train"), "train", 48),
+        (59, (), "all", 59),
+        (1, (), "all", 1),
+        (59, ("--split", "test"), "test", 5),
+    ],
+)
+def test_of_images_that_it_did_not_learn_from_all_are_taken(
+    count, flags, split, evaluated, images, trained, tmp_path, capsys
+):
+    np.save(tmp_path / "other.npy", np.load(images)[:count])
+    data = ("--data", tmp_path / "other.npy", *flags)
+    assert main("evaluate", trained, *data, "--samples", 2, "--json", tmp_path / "e.json") == 0
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert (result["split"], result["images"]) == (split, evaluated)
+    capsys.readouterr()
+    assert main("reconstruct", trained, *data, "--num", 100, "--out", tmp_path / "r.png") == 0
+    said = f"{evaluated} images of {tmp_path / 'other.npy'}, {split}, each beside its reconstruction"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_nothing_half_written(name, trained, images, tmp_path, monkeypatch):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    assert main("compress", images, "--model", trained, "--out", tmp_path / "x.vlae") == 0
+    monkeypatch.setattr(Image.Image, "save", lambda *_: os.kill(os.getpid(), number))
+    assert main("decompress", tmp_path / "x.vlae", "--model", trained, "--out", tmp_path / "pngs") == 130
+    assert os.listdir(tmp_path) == ["x.vlae"]
+    assert signal.getsignal(number) is before
+
+
 BAD = {
+    "folder of what has none": ("train OUT --data IMAGES --data-dir EMPTY", "data_dir: it is of named data sets"),
+    "folder of a file": ("evaluate RUN --data IMAGES --data-dir EMPTY", "data_dir: it is of named data sets, IMAGES"),
+    "folder of the run's file": ("evaluate RUN --data-dir EMPTY", "data_dir: it is of named data sets, IMAGES"),
+    "order of what has one": ("train OUT --data digits --data-order file", "data_order: it is of own files"),
     "unknown data": ("train --data nothing --out OUT", "'nothing': no such file or folder"),
     "missing files": ("train --data static-mnist --data-dir EMPTY --out OUT", "binarized_mnist_train.amat"),
     "unknown preset": ("train --data IMAGES --out OUT --preset big", "preset: one of paper, tiny wanted, got 'big'"),

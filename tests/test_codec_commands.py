@@ -191,3 +191,14 @@ def test_images_that_look_inverted_are_said_to(capsys):
         assert capsys.readouterr().err == ""
     assert cli.main(COMPRESS.split()) == 0
     assert "WARNING" not in capsys.readouterr().err
+
+
+def test_what_is_larger_than_its_pixels_is_said_to_be(home, capsys):
+    noise = np.random.default_rng(0).random((1000, 1, home.config.height, home.config.width)) < 0.5
+    np.save("noise.npy", noise)
+    raw = noise.size // 8
+    assert cli.main(["compress", "noise.npy", "--model", "m", "--out", "noise.vlae"]) == 0
+    assert len(Path("noise.vlae").read_bytes()) > raw
+    assert f"WARNING: noise.vlae: more than the {raw:,} bytes of their pixels" in capsys.readouterr().err
+    assert cli.main(["compress", "noise.npy", "--model", "m", "--out", "z.vlae", "--lossy", "--bits", "4"]) == 0
+    assert "WARNING" not in capsys.readouterr().err

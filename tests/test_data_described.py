@@ -108,7 +108,7 @@ def test_from_tensors_with_their_parts():
         ((np.ma.masked_array(STROKES, mask=STROKES),), TypeError, "train: a tensor or array wanted, got MaskedArray"),
         ((STROKES, STROKES > 0), DataError, "one type and image size wanted"),
         ((STROKES, "x"), TypeError, "valid: a tensor or array wanted, got str"),
-        ((torch.zeros(9, 784, 1),), DataError, "--image-size 28x28, or reshape them"),
+        ((torch.zeros(9, 784, 1),), DataError, r"reshape them to \[n, 28, 28\]"),
         ((torch.full((9, 2, 2), float("nan")),), DataError, "'tensors in memory': NaN or infinity"),
         ((STROKES, STROKES[:, :3]), DataError, "one type and image size wanted"),
         ((STROKES, STROKES[:0]), DataError, "at least one image, wanted"),
@@ -184,7 +184,7 @@ def test_the_commands_say_what_they_read(tmp_path, capsys):
     run, data = str(tmp_path / "run"), str(tmp_path / "x.npy")
     flags = ["--data", data, "--out", run, "--preset", "tiny", "--batch-size", "8", "--epochs", "1"]
     assert cli.main(["train", *flags]) == 2
-    assert "say the size of the images, --image-size HxW" in capsys.readouterr().err
+    assert "reshape them to [n, H, W], or say image_size, HxW" in capsys.readouterr().err
     assert cli.main(["train", *flags, "--image-size", "6x7", "--data-order", "file"]) == 0
     said = "32 training, 4 validation and 4 test images of 6x7 pixels, static (values 0 and 7), ink"
     printed = capsys.readouterr().out

@@ -174,11 +174,27 @@ def test_read(tmp_path, case):
 
 
 REFUSED = {
-    "npy, rows": ({"f": npy(FLAT)}, {}, "rows of numbers: say the size of the images, --image-size HxW"),
-    "npy, rows of a square": ({"f": npy(np.repeat(A, 2, 0).reshape(10, 36))}, {}, "--image-size 6x6, or reshape"),
-    "npy, [n, 784, 1]": ({"f": npy(BITS.reshape(30, 784, 1))}, {}, "--image-size 28x28, or reshape"),
-    "npy, [n, 1, 784]": ({"f": npy(BITS.reshape(30, 1, 784))}, {}, "--image-size 28x28, or reshape"),
-    "npy, [n, 784, 1, 1]": ({"f": npy(BITS.reshape(30, 784, 1, 1))}, {}, "--image-size 28x28, or reshape"),
+    "npy, rows": ({"f": npy(FLAT)}, {}, r"rows of numbers: reshape them to \[n, H, W\], or say image_size, HxW"),
+    "npy, rows of a square": (
+        {"f": npy(np.repeat(A, 2, 0).reshape(10, 36))},
+        {},
+        r"reshape them to \[n, 6, 6\], or say image_size, 6x6",
+    ),
+    "npy, [n, 784, 1]": (
+        {"f": npy(BITS.reshape(30, 784, 1))},
+        {},
+        r"reshape them to \[n, 28, 28\], or say image_size, 28x28",
+    ),
+    "npy, [n, 1, 784]": (
+        {"f": npy(BITS.reshape(30, 1, 784))},
+        {},
+        r"reshape them to \[n, 28, 28\], or say image_size, 28x28",
+    ),
+    "npy, [n, 784, 1, 1]": (
+        {"f": npy(BITS.reshape(30, 784, 1, 1))},
+        {},
+        r"reshape them to \[n, 28, 28\], or say image_size, 28x28",
+    ),
     "npy, another size": ({"f": npy(A)}, {"image_size": (5, 3)}, "images of 5x3 pixels wanted"),
     "npy, rows of another size": ({"f": npy(FLAT)}, {"image_size": (4, 4)}, "images of 4x4 pixels wanted"),
     "npy, colours": ({"f": npy(np.repeat(A[..., None], 3, 3))}, {}, "of colours, save the grey value"),
@@ -195,8 +211,12 @@ REFUSED = {
         "idx file of labels: name the file of images",
     ),
     "idx of labels, packed": ({"f": gzip.compress(struct.pack(">2I", 2049, 12) + bytes(12))}, {}, "file of labels"),
-    "csv, no size": ({"f.csv": csv(A, ["label", *NAMES], before=LABELS)}, {}, "say the size of the images"),
-    "csv, digits without a size": ({"f.csv": csv(BITS, before=range(30))}, {}, "--image-size 28x28, or reshape"),
+    "csv, no size": ({"f.csv": csv(A, ["label", *NAMES], before=LABELS)}, {}, "reshape them to .*, or say image_size"),
+    "csv, digits without a size": (
+        {"f.csv": csv(BITS, before=range(30))},
+        {},
+        r"reshape them to \[n, 28, 28\], or say image_size, 28x28",
+    ),
     "csv, another size": ({"f.csv": csv(A)}, {"image_size": (4, 5)}, "15 of 15 columns are there; 20 wanted, as image"),
     "csv, names of another size": (
         {"f.csv": csv(A, ["label", *NAMES], before=LABELS)},

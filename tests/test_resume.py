@@ -1,6 +1,7 @@
 """A run goes on from its folder alone, with the same images wherever they now lie; what may change and what may not."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -142,8 +143,21 @@ def test_a_stranger_s_config_is_no_beginning(images, capsys):
     (images.parent / "run").mkdir()
     (images.parent / "run" / "config.json").write_text('{"model_type": "bert"}')
     assert command("train", "run", *FLAGS, "--epochs", 1) == 2
-    assert "run: holds a run with another config" in capsys.readouterr().err
+    assert "run/config.json: not that of a run; choose another folder" in capsys.readouterr().err
     assert config() == {"model_type": "bert"}
+
+
+def test_a_data_file_that_has_moved_is_asked_for(images, capsys):
+    assert command("train", "run", *FLAGS, "--epochs", 1) == 0
+    os.rename("images.npy", "moved.npy")
+    capsys.readouterr()
+    for verb in (("evaluate", "run", "--samples", 2), ("train", "run", "--epochs", 2)):
+        assert command(*verb) == 2
+        gone = "run: it learned from images.npy, which is not there any more; say --data and where it is now"
+        assert gone in capsys.readouterr().err
+        assert command(*verb, "--data", "moved.npy") == 0
+    assert command("train", "run", "--data", "typo.npy", "--epochs", 3) == 2
+    assert "'typo.npy': no such file or folder" in capsys.readouterr().err
 
 
 def test_what_it_started_from_may_be_gone(images):
@@ -175,10 +189,10 @@ def test_data_dir_is_remembered(images, tmp_path, monkeypatch):
 
     def loaded(name, data_dir=None, **options):
         seen.append(data_dir)
-        return load("images.npy")
+        return replace(load("images.npy"), name="digits")
 
     monkeypatch.setattr(cli.common, "load", loaded)
-    assert command("train", "run", *FLAGS, "--data-dir", tmp_path, "--epochs", 1) == 0
+    assert command("train", "run", *FLAGS, "--data", "digits", "--data-dir", tmp_path, "--epochs", 1) == 0
     assert command("train", "run", "--epochs", 1) == 0
     assert command("evaluate", "run", "--samples", 1) == 0
     assert command("evaluate", "run", "--samples", 1, "--data-dir", "elsewhere") == 0

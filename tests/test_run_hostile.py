@@ -103,11 +103,15 @@ FILES = {
     "config a loop": (CONFIG, instead(lambda p: p.symlink_to(p)), "Too many levels of symbolic links"),
     "config dangling": (CONFIG, instead(lambda p: p.symlink_to("nowhere")), "config.json: No such file"),
     "config a pipe": (CONFIG, instead(os.mkfifo), "config.json: a file wanted"),
-    "config a list": (CONFIG, write("[1]"), "holds a run with another config (config: [1] there"),
+    "config a list": (CONFIG, write("[1]"), "config.json: not that of a run; choose another folder"),
     "config huge": (CONFIG, sparse, "config.json: larger than"),
     "config deep": (CONFIG, write("[" * 100_000), "config.json: not a JSON file"),
-    "config a saved model's": (CONFIG, write('{"model": {}}'), "another config (config.data: None there"),
-    "config with line feeds": (CONFIG, write('{"a\\nb": 1}'), "another config (config.a b: 1 there, None here"),
+    "config a saved model's": (CONFIG, write('{"model": {}}'), "config.json: not that of a run"),
+    "config with line feeds": (
+        CONFIG,
+        write('{"a\\nb": 1, "model": {}, "training": {}}'),
+        "another config (config.a b: 1 there, None here",
+    ),
 }
 
 

@@ -211,12 +211,13 @@ class RunFolder:
     def _check_same(self, theirs: Any, mine: Mapping[str, Any]) -> None:
         """Raises CheckpointError where the run is of another config than mine, or of other images."""
         there, here = _parsed(theirs), {**mine}
-        if isinstance(there, dict):
-            if isinstance(there.get("training"), dict):
-                there["training"] |= {name: here["training"][name] for name in FREE & there["training"].keys()}
-            here["data_sha256"] = there.get("data_sha256")  # older versions wrote none
-            if here["data_sha256"] is not None:
-                here["data"] = there.get("data")
+        if not isinstance(there, dict) or not {"model", "training"} <= there.keys():
+            raise CheckpointError(f"{self._config}: not that of a run; choose another folder")
+        if isinstance(there["training"], dict):
+            there["training"] |= {name: here["training"][name] for name in FREE & there["training"].keys()}
+        here["data_sha256"] = there.get("data_sha256")  # older versions wrote none
+        if here["data_sha256"] is not None:
+            here["data"] = there.get("data")
         if there != {name: value for name, value in here.items() if value is not None}:
             raise CheckpointError(
                 f"{self.path}: holds a run with another config ({_difference('config', there, here)}); "

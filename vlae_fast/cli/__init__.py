@@ -9,8 +9,11 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -24,7 +27,7 @@ from vlae_fast.cli.explore import Explore
 from vlae_fast.cli.info import Data, Info
 from vlae_fast.cli.train import Train
 from vlae_fast.config import VLAEConfig
-from vlae_fast.distributed import LostError
+from vlae_fast.distributed import LostError, launched
 from vlae_fast.extra import cli_extra
 from vlae_fast.run_folder import configs_of
 from vlae_fast.train import DivergedError, UnsavedError
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `2>&-`: a file of ours must not get its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _interrupted_by_signals():
         warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
         status = _status(sys.argv[1:] if argv is None else argv)
     try:
@@ -50,6 +53,27 @@ def main(argv: list[str] | None = None) -> int:
         unheard = _unheard(error)
         status = status or unheard
     return status
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """What ends a process acts as Ctrl-C does: nothing half-written stays. torchrun's processes die at once, as else
+    one of them might wait for those that have.
+    """
+    previous: dict[int, Any] = {}
+
+    def handler(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        if threading.current_thread() is threading.main_thread() and not launched():
+            for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    previous[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
 
 
 def _status(argv: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_fast import checkpoint, codec, pretrained
+from vlae_fast.bar import said
 from vlae_fast.checks import whole
 from vlae_fast.cli.common import Run, Speaking, check_size
 from vlae_fast.data import NAMES, Split, load, parse_size, read_images
@@ -72,6 +74,10 @@ class Compress(Speaking):
         checkpoint.write_file(self.out, data)
         bits = f"{8 * len(data) / len(split):.1f} bits each" if len(split) else "none"
         self.say_of(self.out, f"{len(split)} images in {len(data):,} bytes, {bits}")
+        raw = -(-len(split) * split.height * split.width // 8)
+        if len(data) > raw >= 1024 and not self.quiet:  # fewer are outweighed by the header
+            unlike = f"more than the {raw:,} bytes of their pixels; is the model one of such images?"
+            said(f"WARNING: {self.out}: {unlike}\n", sys.stderr)
         return 0
 
     def _split(self, model: VLAE) -> Split:

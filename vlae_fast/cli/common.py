@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from vlae_fast import checkpoint, device, distributed, pretrained
 from vlae_fast.bar import progress, said
 from vlae_fast.config import TrainConfig, from_dict, of_this_version
-from vlae_fast.data import NAMES, Dataset, Split, load, parse_size
+from vlae_fast.data import NAMES, DataError, Dataset, MissingDataError, Split, load, parse_size, read_images
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
 
@@ -70,40 +70,77 @@ class Options(Speaking):
         return VLAE.from_pretrained(run).to(where)
 
 
+class Images(NamedTuple):
+    """What a command looks at with a model."""
+
+    data: str
+    """What they are of."""
+    part: str
+    """Which of it: a split, or all."""
+    split: Split
+    """The images."""
+    described: str
+    """What was read, and what looks wrong about it, in lines."""
+
+
 @dataclass(kw_only=True)
 class ModelOptions(Options):
     """Of every command that looks at images with a model."""
 
     data: str | None = None
-    """Data set; default: the one that the run was trained on."""
+    """Data set, file or folder; default: what the run was trained on."""
     data_dir: Path | None = None
     """Folder of the published files; default: that of the training, else $VLAE_DATA, else ./data."""
+    split: Literal["test", "valid", "train"] | None = None
+    """Images to take, held out as for a training; default: test, but of a file that the run did not learn from all."""
 
-    def data_of(self, run: Path, model: VLAE) -> Dataset:
-        """The named data set, or the one that a run was trained on, held out as it was there.
+    def images_of(self, run: Path, model: VLAE) -> Images:
+        """The images that are asked for, of the named data or of what a run was trained on.
 
-        Raises ValueError where there is none, or where it has changed since.
+        Raises ValueError where there are none, where they have changed since, or for another size than the model's.
         """
         path = pretrained.folder_of(run) / "config.json"
         content = of_this_version(checkpoint.read_json(path))
         training = from_dict(TrainConfig, content.get("training", {}), str(path))
+        learned_from = content.get("data_sha256")
         if self.data is not None:
             training = dataclasses.replace(training, data=self.data)
         elif "training" not in content:
             raise checkpoint.CheckpointError(f"{path}: names no data set; say --data")
         else:
             check_on_disk(path, content, training)
+        own = training.data not in NAMES
+        if self.data_dir is not None and own:
+            raise ValueError(f"data_dir: it is of named data sets, {training.data} is a file or folder")
         if self.data_dir is not None:
             training = dataclasses.replace(training, data_dir=str(self.data_dir))
-        if training.data not in NAMES:
+        if own:
             training = dataclasses.replace(training, image_size=f"{model.config.height}x{model.config.width}")
-        dataset = load_data(training)
-        if self.data is None and content.get("data_sha256") not in (None, dataset.digest()):
+        if self.data is not None and own and self.split is None:
+            whole = read_images(training.data, (model.config.height, model.config.width))
+            if learned_from is None or learned_from != _digest(training):
+                kind = "dynamic" if whole.dynamic else "static"
+                lines = [f"{training.data}: all {len(whole)} images, {kind}, ink {whole.ink():.1%}"]
+                lines += [f"WARNING: {doubt}" for doubt in whole.doubts()]
+                return Images(training.data, "all", whole, "\n".join(lines))
+        dataset = load_data(training, run if self.data is None else None)
+        if self.data is None and learned_from not in (None, dataset.digest()):
             raise ValueError(
                 f"{run}: the images of {dataset.name} are not those that it learned from; say --data {training.data} "
                 "to take them all the same"
             )
-        return dataset
+        part = self.split or "test"
+        split: Split = getattr(dataset, part)
+        check_size(run, model, dataset.name, split)
+        return Images(dataset.name, part, split, dataset.describe())
+
+
+def _digest(training: TrainConfig) -> str | None:
+    """Of the data of a training; None where they are too few for one."""
+    try:
+        return load_data(training).digest()
+    except DataError:
+        return None
 
 
 def check_on_disk(path: Path, content: Any, training: TrainConfig) -> None:
@@ -113,11 +150,17 @@ def check_on_disk(path: Path, content: Any, training: TrainConfig) -> None:
         raise checkpoint.CheckpointError(f"{path}: the model learned from {name}; say --data")
 
 
-def load_data(training: TrainConfig) -> Dataset:
-    """The data set of a training."""
+def load_data(training: TrainConfig, run: Path | None = None) -> Dataset:
+    """The data set of a training. Raises ValueError, with the way out where the file that a `run` names has gone."""
     size = parse_size(training.image_size) if training.image_size else None
     folder = Path(training.data_dir) if training.data_dir else None
-    return load(training.data, folder, image_size=size, order=training.data_order)
+    try:
+        return load(training.data, folder, image_size=size, order=training.data_order)
+    except MissingDataError:
+        if run is None or training.data in NAMES:
+            raise
+        gone = f"{run}: it learned from {training.data}, which is not there any more; say --data and where it is now"
+        raise MissingDataError(gone) from None
 
 
 def check_size(run: Path, model: VLAE, name: str, split: Split) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlae_fast import checkpoint, plots
 from vlae_fast.checks import whole
-from vlae_fast.cli.common import ModelOptions, Options, Run, check_size
+from vlae_fast.cli.common import ModelOptions, Options, Run
 from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
 from vlae_fast.rounds import GrowingFile, in_rounds
@@ -115,14 +115,14 @@ class Sample(Options):
 
 @dataclass(kw_only=True)
 class Reconstruct(ModelOptions):
-    """Compress test images to their codes and draw them anew: each image beside its reconstruction."""
+    """Compress images to their codes and draw them anew: each image beside its reconstruction."""
 
     run: Positional[Run]
     """Run folder, folder of a saved model or name of shipped weights."""
     out: Path
     """PNG file to write."""
     num: int = 48
-    """Images, drawn at random from the test split with --seed."""
+    """Images, drawn at random with --seed."""
     seed: int = 0
     """Seed of the choice and of the noise."""
 
@@ -132,12 +132,11 @@ class Reconstruct(ModelOptions):
         self.out = check_output("out", self.out, (".png",), self.data)
         seed = whole("seed", self.seed)
         model = self.model_of(self.run)
-        dataset = self.data_of(self.run, model)
-        check_size(self.run, model, dataset.name, dataset.test)
-        self.warn_of(dataset.name, dataset.train)
-        images = dataset.test.fixed()
+        found = self.images_of(self.run, model)
+        self.warn_of(found.data, found.split)
+        images = found.split.fixed()
         chosen = images[torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[: self.num])]
         drawn = model.reconstruct(chosen.to(next(model.parameters()).device), seed=seed)
         plots.pairs(chosen, drawn.cpu(), self.out)
-        self.say_of(self.out, f"{len(chosen)} test images, each beside its reconstruction")
+        self.say_of(self.out, f"{len(chosen)} images of {found.data}, {found.part}, each beside its reconstruction")
         return 0

@@ -3,12 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from vlae_fast import checkpoint
 from vlae_fast.bar import said
 from vlae_fast.cli.common import ModelOptions, Run, check_size, duration
-from vlae_fast.data import Dataset, Split
+from vlae_fast.data import Split
 from vlae_fast.distributed import World
 from vlae_fast.evaluate import Evaluation, evaluate, expected_seconds
 from vlae_fast.extra import cli_extra
@@ -26,15 +26,13 @@ LONG_SECONDS = 60
 
 @dataclass(kw_only=True)
 class Evaluate(ModelOptions):
-    """Bound, KL and importance-sampled likelihood of a model on a split, with standard errors."""
+    """Bound, KL and importance-sampled likelihood of a model on images, with standard errors."""
 
     run: Positional[Run]
     """Run folder, folder of a saved model or name of shipped weights. Figures of single images are kept in a folder:
     cut short, it goes on."""
     against: Annotated[Path | None, arg(metavar="RUN")] = None
     """Compare with this model on the same images and noise: NLL of each image here less that of the other."""
-    split: Literal["test", "valid", "train"] = "test"
-    """Images to evaluate on."""
     samples: int = 4096
     """Importance samples of an image."""
     subset: int | None = None
@@ -53,19 +51,18 @@ class Evaluate(ModelOptions):
 
     def _figures(self, world: World) -> int:
         model = self.model_of(self.run)
-        dataset = self.data_of(self.run, model)
-        self.say(dataset.describe())
-        check_size(self.run, model, dataset.name, dataset.test)
+        found = self.images_of(self.run, model)
+        self.say(found.described)
         other = None
         if self.against is not None:
             other = self.model_of(self.against)
-            check_size(self.against, other, dataset.name, dataset.test)
-        result = self._evaluate(model, self.run, dataset, world)
-        content = {"run": str(self.run), "data": dataset.name, "split": self.split, **result.to_dict()}
+            check_size(self.against, other, found.data, found.split)
+        result = self._evaluate(model, self.run, found.split, world)
+        content = {"run": str(self.run), "data": found.data, "split": found.part, **result.to_dict()}
 
-        text = f"data                    {dataset.name}, {self.split}\n{result}"
+        text = f"data                    {found.data}, {found.part}\n{result}"
         if other is not None and self.against is not None:
-            against = self._evaluate(other, self.against, dataset, world)
+            against = self._evaluate(other, self.against, found.split, world)
             difference = result.minus(against)
             text += f"\n\nagainst {self.against}\n{against}\n\nNLL less that of against {difference} nats, paired"
             content["against"] = {"run": str(self.against), **against.to_dict()}
@@ -78,8 +75,7 @@ class Evaluate(ModelOptions):
                 print(text, flush=True)
         return 0
 
-    def _evaluate(self, model: VLAE, folder: Path, dataset: Dataset, world: World) -> Evaluation:
-        split: Split = getattr(dataset, self.split)
+    def _evaluate(self, model: VLAE, folder: Path, split: Split, world: World) -> Evaluation:
         with self.bar() as bar:
 
             def report(done: int, total: int) -> None:

@@ -9,9 +9,10 @@ from vlae_fast import checkpoint, native
 from vlae_fast.checks import real
 from vlae_fast.cli.common import Options, check_on_disk, load_data
 from vlae_fast.config import TrainConfig, VLAEConfig
-from vlae_fast.data import MissingDataError
+from vlae_fast.data import NAMES, MissingDataError
 from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
+from vlae_fast.run_folder import configs_of
 from vlae_fast.train import Trainer
 
 with cli_extra():
@@ -59,11 +60,15 @@ class Train(Options):
             return self._train(world)
 
     def _train(self, world: World) -> int:
+        there = configs_of(self.folder)
+        if there is None:
+            self._check_heeded()
+        again = there is not None and there[1].data == self.training.data
         try:
-            dataset = load_data(self.training)
+            dataset = load_data(self.training, self.folder if again else None)
         except MissingDataError:
-            config = self.folder / "config.json"
-            if config.exists():
+            if again:
+                config = self.folder / "config.json"
                 check_on_disk(config, checkpoint.read_json(config), self.training)
             raise
         self.say(dataset.describe())
@@ -78,3 +83,11 @@ class Train(Options):
         finished = trainer.run(minutes=self.minutes, epochs=self.epochs)
         self.say(f"{self.folder}: {'done' if finished else 'saved'} at step {trainer.progress.step}")
         return 0 if finished else 130
+
+    def _check_heeded(self) -> None:
+        """Raises ValueError for an option that means nothing for these data."""
+        data, own = self.training.data, self.training.data not in NAMES
+        if own and self.training.data_dir:
+            raise ValueError(f"data_dir: it is of named data sets, {data} is a file or folder")
+        if not own and self.training.data_order != "shuffled":
+            raise ValueError(f"data_order: it is of own files and folders, {data} is a named data set")

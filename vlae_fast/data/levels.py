@@ -86,8 +86,9 @@ def _images(path: Path, part: Array, size: ImageSize | None) -> Array:
         part = part[:, 0] if part.shape[1] == 1 else part[..., 0]
     if part.ndim == 2 or (part.ndim <= 4 and len(sides) == 1):  # [n, 784, 1]: no columns of pixels, most likely
         side = round(sides[0] ** 0.5) if sides else 1
-        example = f"{side}x{side}" if side**2 in (part[0].size, part[0].size - 1) else "HxW"  # maybe with a label
-        fail(path, f"{got}, rows of numbers: say the size of the images, --image-size {example}, or reshape them")
+        square = side**2 in (part[0].size, part[0].size - 1)  # maybe with a label
+        shape, size_said = (f"[n, {side}, {side}]", f"{side}x{side}") if square else ("[n, H, W]", "HxW")
+        fail(path, f"{got}, rows of numbers: reshape them to {shape}, or say image_size, {size_said}")
     if part.ndim != 3:
         channels = "; of colours, save the grey value" if part.ndim == 4 and part.shape[-1] in (3, 4) else ""
         fail(path, f"{got}, [n, H, W], [n, 1, H, W] or [n, H, W, 1] wanted{channels}")
