@@ -113,6 +113,10 @@ def test_inpainting_and_temperature(variant):
     certain = model.sample(4, seed=1, temperature=1e-3)
     assert torch.equal(certain, model.sample(4, seed=1, temperature=1e-3))
     assert not torch.equal(certain, drawn)
+    if model.encoder is not None:
+        certain = model.reconstruct(drawn, temperature=1e-3)
+        assert torch.equal(certain, model.reconstruct(drawn, temperature=1e-3))
+        assert not torch.equal(certain, model.reconstruct(drawn))
 
 
 @every_variant
@@ -362,6 +366,8 @@ def test_sample_refuses_bad_temperature_and_given(variant):
     model = VLAE(VARIANTS[variant])
     with pytest.raises(ValueError, match=r"temperature: a positive number wanted, got 0"):
         model.sample(2, temperature=0)
+    with pytest.raises(ValueError, match=r"temperature: a positive number wanted, got 0"):
+        model.reconstruct(torch.zeros(1, 1, 28, 28), temperature=0)
     for given in (
         torch.zeros(3, 28, 28, dtype=torch.int8),
         torch.zeros(28, 28, dtype=torch.int8),

@@ -250,13 +250,16 @@ class VLAE(nn.Module):
         return self._drawn(len(z), z, seed, first, temperature, given)
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, *, seed: int = 0, first: int = 0, given: Tensor | None = None) -> Tensor:
+    def reconstruct(
+        self, images: Tensor, *, seed: int = 0, first: int = 0, temperature: float = 1.0, given: Tensor | None = None
+    ) -> Tensor:
         """Lossy decompressions [N, 1, H, W] (the paper's figure 1): z from q(z|x), then x' from p(x|z).
 
-        Image i depends on (seed, first + i) alone; `given` as in `sample`. Again and again with it, this fills in
-        pixels that look right, but not with the probabilities of the model: `inpaint` does.
+        Image i depends on (seed, first + i) alone; `temperature` and `given` as in `sample`. Again and again with
+        `given`, this fills in pixels that look right, but not with the probabilities of the model: `inpaint` does.
         """
         images, first = self._checked(images), whole("first", first)
+        temperature = real("temperature", temperature, positive=True)
         if given is not None:
             check_given(given, len(images), images, self.config)
         parts = []
@@ -268,7 +271,7 @@ class VLAE(nn.Module):
             )
             context = self._context(self._code(moments, normals), len(part))
             kept = None if given is None else given[start : start + len(part)]
-            parts.append(self._draw(context, uniforms, 1.0, kept))
+            parts.append(self._draw(context, uniforms, temperature, kept))
         return torch.cat(parts) if parts else torch.empty_like(images)
 
     @torch.no_grad()
