@@ -242,6 +242,19 @@ def mixtures() -> list[str]:
     return ["Mixtures: the mean of several models' likelihoods, a density too.", "", *table(head, rows), ""]
 
 
+def samples() -> list[str]:
+    """How much the number of importance samples matters, as results/samples.py writes it down."""
+    rows, head = [], []
+    for path in sorted((HERE / "samples").glob("*.json")):
+        found = json.loads(path.read_text())
+        *few, most = found["nll_nats"]
+        head = ["weights", "images", f"NLL with {most} samples", *(f"more with {number}" for number in few)]
+        more = (mean(found["more_nats"][number], 3) for number in few)
+        rows.append([path.stem, str(found["images"]), f"{found['nll_nats'][most]:.3f}", *more])
+    text = ["What fewer importance samples than the paper's make of the same codes, nats:", ""]
+    return [*text, *table(head, rows), ""] if rows else []
+
+
 def ablations(runs: dict[str, dict]) -> list[str]:
     """Pairs that differ in one thing, on the same images and noise: runs that were evaluated `--against` another."""
     rows = []
@@ -375,7 +388,7 @@ def report(runs: dict[str, dict]) -> str:
         "paper does, brings far more there than their number says.",
         "",
     ]
-    lines += mixtures() + ablations(whole) + sweep() + pictures(whole) + decoders_alone(alone)
+    lines += mixtures() + samples() + ablations(whole) + sweep() + pictures(whole) + decoders_alone(alone)
     machines = sorted({f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in runs.values()})
     where = f"Machine: {'; '.join(machines)}; one core a training, at times shared with others."
     lines += ["", "## Again", "", where, ""]
