@@ -161,7 +161,18 @@ def test_a_signal_leaves_nothing_half_written(name, trained, images, tmp_path, m
     assert signal.getsignal(number) is before
 
 
+def test_a_name_that_the_output_cannot_write_is_no_failure(trained, tmp_path):
+    command = [sys.executable, "-m", "vlae_fast", "sample", trained, "--num", "2", "--out", tmp_path / "\u00e4.npy"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, env=environment)
+    assert (result.returncode, result.stdout.decode()) == (0, f"{tmp_path}/\\xe4.npy: 2 images\n")
+
+
 BAD = {
+    "preset of another model": (
+        "train OUT --data IMAGES --start-from RUN --preset paper",
+        "model.latent_size: 8, as in RUN, wanted, got 64",
+    ),
     "folder of what has none": ("train OUT --data IMAGES --data-dir EMPTY", "data_dir: it is of named data sets"),
     "folder of a file": ("evaluate RUN --data IMAGES --data-dir EMPTY", "data_dir: it is of named data sets, IMAGES"),
     "folder of the run's file": ("evaluate RUN --data-dir EMPTY", "data_dir: it is of named data sets, IMAGES"),
@@ -236,7 +247,7 @@ def test_bad_input_is_one_clear_line_and_status_2(case, images, trained, tmp_pat
         arguments.append(word)
     assert main(*arguments) == 2
     captured = capsys.readouterr()
-    assert message.replace("IMAGES", str(images)) in captured.err
+    assert message.replace("IMAGES", str(images)).replace("RUN", str(trained)) in captured.err
     assert captured.err.startswith("vlae-fast: ")
     assert captured.err.count("\n") == 1
     assert "tyro" not in captured.err

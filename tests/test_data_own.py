@@ -217,11 +217,15 @@ REFUSED = {
         {},
         r"reshape them to \[n, 28, 28\], or say image_size, 28x28",
     ),
-    "csv, another size": ({"f.csv": csv(A)}, {"image_size": (4, 5)}, "15 of 15 columns are there; 20 wanted, as image"),
+    "csv, another size": (
+        {"f.csv": csv(A)},
+        {"image_size": (4, 5)},
+        "15 of 15 columns are there; 20 wanted for images of 4x5",
+    ),
     "csv, names of another size": (
         {"f.csv": csv(A, ["label", *NAMES], before=LABELS)},
         {"image_size": (4, 5)},
-        "15 of 16 columns have a number in their name, and so are pixels; 20 wanted, as image_size says",
+        "15 of 16 columns have a number in their name, and so are pixels; 20 wanted for images of 4x5",
     ),
     "csv, label unclear": ({"f.csv": csv(A, before=LABELS)}, SIZE, "Name them in a first line, as in label,p1,p2"),
     "csv, one label": ({"f.csv": csv(A, before=[3] * 12)}, SIZE, "Name them in a first line, as in label,p1,p2"),

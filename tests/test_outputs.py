@@ -5,6 +5,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +67,29 @@ def test_a_pipe_is_written_through(tmp_path):
         write_file(tmp_path / "pipe", b"nobody reads")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="of Linux")
+def test_a_descriptor_of_its_own_is_written_on_where_it_stands(made, tmp_path):
+    """Opened again, the file behind /dev/stdout would be written from its start."""
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        for name in (f"/dev/fd/{file.fileno()}", f"/proc/self/fd/{file.fileno()}"):
+            file.write(b"a")
+            write_file(name, b"bc", b"d")
+    assert (tmp_path / "file").read_bytes() == b"abcdabcd"
+    evaluate = ["evaluate", "run", "--samples", "1", "--json", "/dev/stdout", "--quiet"]
+    with (tmp_path / "out").open("wb") as file:
+        subprocess.run([sys.executable, "-m", "vlae_fast", *evaluate], stdout=file, cwd=made, check=True)
+    figures, end = json.JSONDecoder().raw_decode((tmp_path / "out").read_text())
+    assert figures["images"] == 3
+    assert (tmp_path / "out").read_text()[end:].startswith("\ndata ")
+
+
+def test_the_longest_names_are_written(tmp_path):
+    for name in ("x" * 255, "\u00e4" * 127):
+        write_file(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_a_socket_is_refused(tmp_path, monkeypatch):

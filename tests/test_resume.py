@@ -153,7 +153,7 @@ def test_a_data_file_that_has_moved_is_asked_for(images, capsys):
     capsys.readouterr()
     for verb in (("evaluate", "run", "--samples", 2), ("train", "run", "--epochs", 2)):
         assert command(*verb) == 2
-        gone = "run: it learned from images.npy, which is not there any more; say --data and where it is now"
+        gone = f"run: it learned from images.npy, which is not there in {os.getcwd()}; say --data and where it is"
         assert gone in capsys.readouterr().err
         assert command(*verb, "--data", "moved.npy") == 0
     assert command("train", "run", "--data", "typo.npy", "--epochs", 3) == 2

@@ -83,7 +83,7 @@ def test_nothing_is_written_where_the_folder_was(images, tmp_path, capsys):
     one.run(epochs=1)
     out.rename(moved)
     before = sorted(os.listdir(moved))
-    with pytest.raises(UnsavedError, match=r"run: not the folder any more .*; the state of step 3 is there"):
+    with pytest.raises(UnsavedError, match=r"run: not the folder any more .*; the state of step 3 was saved before"):
         one.run(epochs=2)
     assert "tries again" in capsys.readouterr().out
     assert not out.exists()
@@ -163,3 +163,16 @@ def test_weights_are_bound_to_the_config_of_an_older_version(images, tmp_path):
     edit(out, "model", lambda fields: fields.pop("flow_scale"))
     trainer(images, out, train_on="train").run(epochs=2)
     assert VLAE.from_pretrained(out).config == TINY
+
+
+def test_a_picture_that_cannot_be_written_keeps_neither_weights_nor_lines(images, tmp_path):
+    out = tmp_path / "run"
+    trainer(images, out, train_on="train+validation").run(epochs=1)
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "curves.png").unlink()
+    (out / "curves.png").mkdir()
+    for _ in range(2):
+        with pytest.raises(UnsavedError, match=r"curves.png: cannot .*; the state of step 8 was saved before"):
+            trainer(images, out, train_on="train+validation").run(epochs=2)
+    assert steps(out) == [4, 8]
+    assert (out / "model.safetensors").read_bytes() != weights

@@ -20,6 +20,7 @@ from vlae_fast import checks
 
 __all__ = [
     "CheckpointError",
+    "beside",
     "digest",
     "is_special",
     "make_folder",
@@ -59,7 +60,7 @@ def write_file(path: str | Path, *content: Bytes) -> None:
     Raises CheckpointError, the old file and nothing else there, where the disk is full or nothing may be written.
     """
     path = checks.path("path", path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = beside(path)
     try:
         if is_special(path):
             write_through(path, content)
@@ -80,6 +81,12 @@ def write_file(path: str | Path, *content: Bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def beside(path: Path) -> Path:
+    """Where this process writes what will take the place of `path`: a hidden name, which is no longer than may be."""
+    end = f".{os.getpid()}.new"
+    return path.with_name("." + os.fsdecode(os.fsencode(path.name)[: 254 - len(end)]) + end)
 
 
 def _compare(path: Path, content: Iterable[Bytes]) -> None:
@@ -117,10 +124,22 @@ def write_through(path: Path, content: Iterable[Bytes]) -> None:
     """Writes to what `is_special`. Raises OSError, also for a pipe that nobody reads, where others would wait."""
     if path.is_block_device():
         raise CheckpointError(f"{path}: cannot be written (a block device)")
+    number = _own_descriptor(path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
-    with os.fdopen(os.open(path, flags), "wb") as file:
+    with os.fdopen(os.open(path, flags) if number is None else os.dup(number), "wb") as file:
         os.set_blocking(file.fileno(), True)
         file.writelines(content)
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of the descriptor of this process that /dev/stdout, /dev/fd/N and the like stand for.
+
+    Opened a second time, the file behind it would have two places to write to, and one overwrite the other.
+    """
+    if path.is_symlink() and path.parent.resolve() == Path("/dev"):  # /dev/stdout
+        path = path.parent / os.readlink(path)
+    match = re.fullmatch(rf"/proc/{os.getpid()}/fd/(\d{{1,9}})", str(path.parent.resolve() / path.name))
+    return int(match[1]) if match else None
 
 
 def _take_over_mode(old: Path, new: Path) -> None:

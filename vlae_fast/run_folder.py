@@ -307,9 +307,9 @@ class RunFolder:
     # --- metrics ------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Row) -> list[Row]:
-        """Adds a line to metrics.jsonl; returns all lines. Raises CheckpointError."""
+        """Adds a line to metrics.jsonl, in place of one of the same step; returns all lines. Raises CheckpointError."""
         self._check_there()
-        rows = [*self.metrics(), row]
+        rows = [*(there for there in self.metrics() if there["step"] != row["step"]), row]
         self._write_metrics(rows)
         return rows
 

@@ -297,7 +297,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, bar: Bar) -> None:
-        """Writes a line of metrics.jsonl, curves and samples, and the weights if they are the best so far."""
+        """Writes a line of metrics.jsonl, the weights if they are the best so far, and curves and samples."""
         assert self.folder is not None
         D, chunk, p = self.model.config.latent_size, self.model.chunk, self.progress
         normals, _ = noise.normals_and_uniforms(self.config.seed, noise.POSTERIOR, 0, len(self.valid_images), D)
@@ -326,11 +326,12 @@ class Trainer:
         row["active_units"] = None if gaussian is None else latent.active_units(gaussian[0])
         coded = self.average.encoder is not None
         row["warning"] = latent.collapse(kl, row["active_units"]) if coded else None
-        plots.curves(self.folder.append_metrics(row), self.out / "curves.png")
-        plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
+        rows = self.folder.append_metrics(row)
         if row["valid_negative_elbo_nats"] < p.best_nats or self.config.train_on == "train+validation":
             self.folder.save_weights(self.average.state_dict())
             p.best_nats = row["valid_negative_elbo_nats"]
+        plots.curves(rows, self.out / "curves.png")
+        plots.image_grid(self.average.sample(100, seed=self.config.seed), 10, self.out / "samples.png")
         p.forget_sums()
         if not self.quiet:
             bar.write(
@@ -377,8 +378,8 @@ class Trainer:
         except CheckpointError as error:
             self._unwritten = str(error)
         if self._unwritten is not None:
-            there = "no state is" if self._saved_step is None else f"the state of step {self._saved_step} is"
-            raise UnsavedError(f"{self._unwritten}; {there} there")
+            saved = "no state was" if self._saved_step is None else f"the state of step {self._saved_step} was"
+            raise UnsavedError(f"{self._unwritten}; {saved} saved before")
 
     def _load(self, folder: RunFolder) -> None:
         mine = self._tensors()

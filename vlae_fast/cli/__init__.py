@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `2>&-`: a file of ours must not get its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):  # a name that it cannot write is no failure
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings(), _interrupted_by_signals():
         warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
         status = _status(sys.argv[1:] if argv is None else argv)
@@ -178,7 +180,7 @@ def _defaults(folder: Path, preset: str | None, start_from: str | None) -> Train
         train.model, train.training = there
     elif start_from:
         train.model = pretrained.config_of(pretrained.folder_of(start_from))
-    if preset is not None and (there is not None or not start_from):
+    if preset is not None:
         train.model = replace(VLAEConfig.preset(preset))
     return train
 

@@ -1,6 +1,5 @@
 """`vlae-fast compress` and `vlae-fast decompress`."""
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -87,6 +86,8 @@ class Compress(Speaking):
         elif self.split is not None:
             raise ValueError(f"split: a named data set has splits, of {self.images} all images are written")
         else:
+            if self.data_dir is not None:
+                raise ValueError(f"data_dir: it is of named data sets, {self.images} is a file or folder")
             split = read_images(self.images, size or (model.config.height, model.config.width))
             if split.dynamic:
                 raise ValueError(f"{self.images}: grey images; binary ones, of two values, wanted")
@@ -167,7 +168,7 @@ class Decompress(Speaking):
 
 def _write_pngs(folder: Path, pixels: NDArray[np.uint8]) -> None:
     """All of them or none: [n, 1, H, W], 1 is ink."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    new = checkpoint.beside(folder)
     digits = len(str(max(0, len(pixels) - 1)))
     try:
         new.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """What several commands share: how a model, its data and a device are named."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,7 +160,8 @@ def load_data(training: TrainConfig, run: Path | None = None) -> Dataset:
     except MissingDataError:
         if run is None or training.data in NAMES:
             raise
-        gone = f"{run}: it learned from {training.data}, which is not there any more; say --data and where it is now"
+        seen = "" if os.path.isabs(training.data) else f" in {os.getcwd()}"
+        gone = f"{run}: it learned from {training.data}, which is not there{seen}; say --data and where it is"
         raise MissingDataError(gone) from None
 
 

@@ -9,7 +9,7 @@ from vlae_fast import checkpoint, native
 from vlae_fast.checks import real
 from vlae_fast.cli.common import Options, check_on_disk, load_data
 from vlae_fast.config import TrainConfig, VLAEConfig
-from vlae_fast.data import NAMES, MissingDataError
+from vlae_fast.data import NAMES
 from vlae_fast.distributed import World
 from vlae_fast.extra import cli_extra
 from vlae_fast.run_folder import configs_of
@@ -64,13 +64,10 @@ class Train(Options):
         if there is None:
             self._check_heeded()
         again = there is not None and there[1].data == self.training.data
-        try:
-            dataset = load_data(self.training, self.folder if again else None)
-        except MissingDataError:
-            if again:
-                config = self.folder / "config.json"
-                check_on_disk(config, checkpoint.read_json(config), self.training)
-            raise
+        if again:
+            config = self.folder / "config.json"
+            check_on_disk(config, checkpoint.read_json(config), self.training)
+        dataset = load_data(self.training, self.folder if again else None)
         self.say(dataset.describe())
         split = dataset.train
         model = dataclasses.replace(self.model, height=split.height, width=split.width)

@@ -5,6 +5,7 @@ A file is read wherever the model is: every processor computes the same bits her
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -92,7 +93,7 @@ def compress(
 
 def decompress(
     model: VLAE,
-    data: bytes,
+    data: bytes | bytearray | memoryview,
     *,
     first: int = 0,
     count: int | None = None,
@@ -105,6 +106,7 @@ def decompress(
     on (seed, i) alone. Raises CodecError (a ValueError) for data that are damaged, not whole or of another model, and
     what `compress` raises for the model.
     """
+    data = _bytes(data)
     exact, found = _opened(model, data)
     first = whole("first", first, 0, found.count)
     count = found.count - first if count is None else whole("count", count, 0, found.count - first)
@@ -125,8 +127,9 @@ def decompress(
     return torch.cat(images)
 
 
-def codes(model: VLAE, data: bytes) -> Tensor:
+def codes(model: VLAE, data: bytes | bytearray | memoryview) -> Tensor:
     """Codes z [N, D] of a lossy file, for `model.decode`. Raises as `decompress`; ValueError where it is lossless."""
+    data = _bytes(data)
     exact, found = _opened(model, data)
     if not found.bits:
         raise ValueError("data: a lossy file wanted, got a lossless one")
@@ -135,15 +138,15 @@ def codes(model: VLAE, data: bytes) -> Tensor:
         return torch.from_numpy(exact.listed(np.concatenate([np.empty(0, np.int64), *numbers]))[0])
 
 
-def header(model: VLAE, data: bytes) -> Header:
+def header(model: VLAE, data: bytes | bytearray | memoryview) -> Header:
     """What a file says of itself. Raises CodecError where it cannot be one."""
     c = instance("model", model, VLAE).config
-    return read_header(bytes(instance("data", data, bytes)), c.height * c.width, MOST_BITS)
+    return read_header(_bytes(data), c.height * c.width, MOST_BITS)
 
 
-def digest_in(data: bytes) -> bytes:
+def digest_in(data: bytes | bytearray | memoryview) -> bytes:
     """The digest of the model that wrote a file. Raises CodecError where it cannot be one."""
-    return read_digest(bytes(instance("data", data, bytes)))
+    return read_digest(_bytes(data))
 
 
 def digest(model: VLAE) -> bytes:
@@ -173,6 +176,11 @@ def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
+def _bytes(data: Any) -> bytes:
+    """Of a file. Raises TypeError."""
+    return bytes(data if isinstance(data, (bytearray, memoryview)) else instance("data", data, bytes))
+
+
 def _opened(model: VLAE, data: bytes) -> tuple[Exact, Header]:
     """The model, and what a file says of itself. Raises CodecError where they do not go together."""
     exact, found = Exact(model), header(model, data)
@@ -190,6 +198,8 @@ def _lossless_group(exact: Exact, images: Tensor, report: Report) -> bytes:
 def _lossy_group(exact: Exact, images: Tensor, bits: int, seed: int, report: Report) -> bytes:
     listed = blocks(exact, _sha256(exact.model), bits)
     numbers, coder = picked(listed, 1 << bits, *exact.moments(images), seed, report), Coders(1)
+    for _ in _contexts(exact, numbers):  # NonFiniteError now rather than to whoever reads
+        pass
     push_numbers(coder, numbers, bits)
     return pack_group(numbers.astype("<u4").tobytes(), coder.to_bytes())
 
@@ -233,12 +243,18 @@ def _check(coders: Coders, content: bytes, wanted: bytes, i: int) -> None:
 def _redrawn(exact: Exact, numbers: Any, first: int, seed: int, report: Report) -> Tensor:
     """Images from p(x|z) for listed codes."""
     model, images = exact.model, []
-    for start in range(0, len(numbers), model.chunk):
-        z, _ = exact.listed(numbers[start : start + model.chunk])
-        _, uniforms, _ = model._noise(seed, noise.RECONSTRUCTION, first + start, len(z), exact.D)
-        images.append(model._draw(exact.context(z, len(z)), uniforms, 1.0, None))
-        report(start + len(z), len(numbers))
+    for start, context in _contexts(exact, numbers):
+        _, uniforms, _ = model._noise(seed, noise.RECONSTRUCTION, first + start, len(context), exact.D)
+        images.append(model._draw(context, uniforms, 1.0, None))
+        report(start + len(context), len(numbers))
     return torch.cat(images)
+
+
+def _contexts(exact: Exact, numbers: Any) -> Iterator[tuple[int, Tensor]]:
+    """What the PixelCNN is told of listed codes, some at a time. Raises NonFiniteError for a model of huge weights."""
+    for start in range(0, len(numbers), exact.model.chunk):
+        z, _ = exact.listed(numbers[start : start + exact.model.chunk])
+        yield start, exact.context(z, len(z))
 
 
 def _bits_of(images: Tensor) -> bytes:

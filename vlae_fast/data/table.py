@@ -42,8 +42,9 @@ def read_table(source: Source, size: ImageSize | None) -> Array:
             "label,p1,p2,...: a line of numbers for each image wanted"
         )
     if len(columns) != pixels and not label:
+        of = "" if size is None else f" for images of {size[0]}x{size[1]}"
         got = "are there" if named is None else "have a number in their name, and so are pixels"
-        source.fail(f"{len(columns)} of {len(names)} columns {got}; {pixels} wanted, as image_size says")
+        source.fail(f"{len(columns)} of {len(names)} columns {got}; {pixels} wanted{of}")
     rows = _numbers(source, lines if named is not None else chain([first], lines), mark, len(names), columns)
     if label:
         paper = [not rows[:, end].any() for end in (0, -1)]
