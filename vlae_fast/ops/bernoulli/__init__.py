@@ -21,7 +21,7 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
         logits: [...], of the shape of x.
 
     Returns:
-        [...], differentiable in both. NaN stays NaN.
+        [...], differentiable in both. NaN stays NaN, and an infinite logit becomes it.
 
     Raises:
         TypeError: No tensor, or wrong dtype.
