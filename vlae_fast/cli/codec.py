@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vlae_fast import checkpoint, codec, pretrained
 from vlae_fast.bar import said
 from vlae_fast.checks import whole
-from vlae_fast.cli.common import Run, Speaking, check_size
+from vlae_fast.cli.common import Run, Speaking, check_named, check_size
 from vlae_fast.data import NAMES, Split, load, parse_size, read_images
 from vlae_fast.extra import cli_extra
 from vlae_fast.model import VLAE
@@ -87,7 +87,7 @@ class Compress(Speaking):
             raise ValueError(f"split: a named data set has splits, of {self.images} all images are written")
         else:
             if self.data_dir is not None:
-                raise ValueError(f"data_dir: it is of named data sets, {self.images} is a file or folder")
+                check_named(self.images)
             split = read_images(self.images, size or (model.config.height, model.config.width))
             if split.dynamic:
                 raise ValueError(f"{self.images}: grey images; binary ones, of two values, wanted")

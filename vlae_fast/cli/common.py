@@ -19,7 +19,17 @@ from vlae_fast.model import VLAE
 with cli_extra():
     from tyro.conf import arg
 
-__all__ = ["ModelOptions", "Options", "Run", "Speaking", "check_on_disk", "check_size", "duration", "load_data"]
+__all__ = [
+    "ModelOptions",
+    "Options",
+    "Run",
+    "Speaking",
+    "check_named",
+    "check_on_disk",
+    "check_size",
+    "duration",
+    "load_data",
+]
 
 Run = Annotated[Path, arg(metavar="RUN")]
 
@@ -111,9 +121,8 @@ class ModelOptions(Options):
         else:
             check_on_disk(path, content, training)
         own = training.data not in NAMES
-        if self.data_dir is not None and own:
-            raise ValueError(f"data_dir: it is of named data sets, {training.data} is a file or folder")
         if self.data_dir is not None:
+            check_named(training.data)
             training = dataclasses.replace(training, data_dir=str(self.data_dir))
         if own:
             training = dataclasses.replace(training, image_size=f"{model.config.height}x{model.config.width}")
@@ -142,6 +151,12 @@ def _digest(training: TrainConfig) -> str | None:
         return load_data(training).digest()
     except DataError:
         return None
+
+
+def check_named(data: str) -> None:
+    """Raises ValueError where these data lie in no folder of published files, and one was said."""
+    if data not in NAMES:
+        raise ValueError(f"data_dir: it is of named data sets, {data} is a file or folder")
 
 
 def check_on_disk(path: Path, content: Any, training: TrainConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from vlae_fast import checkpoint, native
 from vlae_fast.checks import real
-from vlae_fast.cli.common import Options, check_on_disk, load_data
+from vlae_fast.cli.common import Options, check_named, check_on_disk, load_data
 from vlae_fast.config import TrainConfig, VLAEConfig
 from vlae_fast.data import NAMES
 from vlae_fast.distributed import World
@@ -83,8 +83,8 @@ class Train(Options):
 
     def _check_heeded(self) -> None:
         """Raises ValueError for an option that means nothing for these data."""
-        data, own = self.training.data, self.training.data not in NAMES
-        if own and self.training.data_dir:
-            raise ValueError(f"data_dir: it is of named data sets, {data} is a file or folder")
-        if not own and self.training.data_order != "shuffled":
+        data = self.training.data
+        if self.training.data_dir:
+            check_named(data)
+        if data in NAMES and self.training.data_order != "shuffled":
             raise ValueError(f"data_order: it is of own files and folders, {data} is a named data set")
