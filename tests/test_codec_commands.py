@@ -11,6 +11,7 @@ import torch
 from test_codec import images_of, model_of
 
 from vlae_fast import cli, codec
+from vlae_fast.checks import NonFiniteError
 from vlae_fast.codec import kept
 
 N = 7
@@ -202,3 +203,26 @@ def test_what_is_larger_than_its_pixels_is_said_to_be(home, capsys):
     assert f"WARNING: noise.vlae: more than the {raw:,} bytes of their pixels" in capsys.readouterr().err
     assert cli.main(["compress", "noise.npy", "--model", "m", "--out", "z.vlae", "--lossy", "--bits", "4"]) == 0
     assert "WARNING" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("factor", [30, 1e4])
+def test_codes_that_nobody_could_read_are_not_written(factor):
+    model = model_of()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= factor
+    images = images_of(model, 9)
+    for options in ({}, {"lossy": True, "bits": 6}):
+        try:
+            data = codec.compress(model, images, **options)
+        except NonFiniteError:
+            continue
+        assert len(codec.decompress(model, data)) == 9
+
+
+def test_what_holds_bytes_is_read():
+    model = model_of()
+    data = codec.compress(model, images_of(model, 3), lossy=True, bits=6)
+    for held in (bytearray(data), memoryview(data), memoryview(np.frombuffer(data, np.uint8))):
+        assert torch.equal(codec.decompress(model, held), codec.decompress(model, data))
+        assert torch.equal(codec.codes(model, held), codec.codes(model, data))

@@ -36,7 +36,8 @@ def test_a_list_is_drawn_once(model, cache, monkeypatch):
     first = compressed(model, 9)
     (file,) = cache.iterdir()
     assert file.stat().st_size == 2**9 * (2 * model.config.latent_size + 4) + 4
-    monkeypatch.setattr(Exact, "listed", None)
+    drawn = Exact.listed
+    monkeypatch.setattr(Exact, "listed", lambda self, numbers: drawn(self, numbers) if len(numbers) <= 20 else None)
     assert compressed(model, 9) == first
 
 

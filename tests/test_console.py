@@ -64,7 +64,7 @@ def test_quiet_commands_say_results_alone(home, capsys):
     assert said.err == ""
     assert command(*EVALUATE, "--quiet") == 0
     said = capsys.readouterr()
-    assert said.out.startswith("data                    images.npy, test\nimages                  6 ")
+    assert said.out.startswith("data                    images.npy, all\nimages                  6 ")
     assert said.err == ""
     assert command("sample", "none", "--out", "s.png", "--quiet") == 2
     assert capsys.readouterr().err.startswith("vlae-fast: none: ")

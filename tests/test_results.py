@@ -11,7 +11,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(RESULTS)
     spec = importlib.util.spec_from_file_location("make", RESULTS / "make.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -37,7 +37,7 @@ def test_a_full_disk_behind_the_log(verb, home):
 
 def test_figures_are_in_their_file_before_anybody_is_told(home):
     process = start(VERBS["evaluate"][0], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline().startswith("images.npy: 72 training")  # as `head -1` does
+    assert process.stdout.readline().startswith("images.npy: all 90 images")  # as `head -1` does
     process.stdout.close()
     said = process.stderr.read()
     assert (process.wait(timeout=60), said) == (130, "")
