@@ -267,29 +267,22 @@ def sweep() -> list[str]:
 def stand_in() -> list[str]:
     """The whole model and its decoder alone on the stand-in for OMNIGLOT."""
     runs = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "stand-ins").glob("*.json"))}
-    rows, again = [], []
+    lines = []
     for name, run in runs.items():
-        again.append(command(name, run))
-        test = run["test"]
-        if "against" in test:
-            alone = Path(test["against"]["run"]).name
-            difference = -test["nll_less_against_nats"]["mean"], test["nll_less_against_nats"]["standard_error"]
-            rows.append(
-                [
-                    f"{mean(test['against']['nll_nats'])} ({alone})", f"{mean(test['nll_nats'])} ({name})",
-                    mean(dict(zip(("mean", "standard_error"), difference, strict=True))),
-                    f"{PAPER['omniglot']['decoder alone'] - PAPER['omniglot']['VLAE']:.2f}",
-                    mean(test["kl_nats"]), schedule(run), f"{test['samples']} x {test['images']}",
-                ]
-            )  # fmt: skip
-    head = ["decoder alone", "VLAE", "less by", "the paper's by", "KL", "epochs, step size", "samples x images"]
-    text = [
-        "The published 28x28 images were not at hand; these are the same drawings, made into pixels anew, so that only",
-        "what the code brings may be compared with the paper, and that with care.",
-        "",
-    ]
-    title = "## OMNIGLOT drawings, a stand-in"
-    return [title, "", *text, *table(head, rows), "", "```", *again, "```", ""] if rows else []
+        if "against" not in (test := run["test"]):
+            continue
+        alone, less = Path(test["against"]["run"]).name, test["nll_less_against_nats"]
+        head = ["decoder alone", "VLAE", "less by", "the paper's by", "KL", "epochs, step size", "samples x images"]
+        row = [f"{mean(test['against']['nll_nats'])} ({alone})", f"{mean(test['nll_nats'])} ({name})"]
+        theirs = PAPER["omniglot"]["decoder alone"] - PAPER["omniglot"]["VLAE"]
+        row += [mean(less | {"mean": -less["mean"]}), f"{theirs:.2f}"]
+        row += [mean(test["kl_nats"]), schedule(run), f"{test['samples']} x {test['images']}"]
+        lines += [*table(head, [row]), "", *picture_lines(name), "```", command(alone, runs[alone]), command(name, run)]
+    said = (
+        "The published 28x28 images were not at hand; these are the same drawings, made into pixels anew, so that only"
+    )
+    more = "what the code brings may be compared with the paper, and that with care."
+    return ["## OMNIGLOT drawings, a stand-in", "", said, more, "", *lines, "```", ""] if lines else []
 
 
 def paper_difference(run: dict, other: dict) -> str:
@@ -310,10 +303,14 @@ def pictures(runs: dict[str, dict]) -> list[str]:
         learned = runs[name]["config"]["training"]["train_on"] != "train"
         note = " (the validation images are among those learned from)" if learned else ""
         lines += [f"### {name}", "", f"Originals, each beside its lossy reconstruction; samples; training{note}.", ""]
-        for picture in ("reconstructions", "samples", "curves"):
-            lines.append(f"![{picture} of {name}](figures/{name}-{picture}.png)")
-        lines.append("")
+        lines += picture_lines(name)
     return lines
+
+
+def picture_lines(name: str) -> list[str]:
+    """Those of a run."""
+    kinds = ("reconstructions", "samples", "curves")
+    return [*(f"![{kind} of {name}](figures/{name}-{kind}.png)" for kind in kinds), ""]
 
 
 def decoders_alone(runs: dict[str, dict]) -> list[str]:
