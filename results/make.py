@@ -278,9 +278,7 @@ def stand_in() -> list[str]:
         row += [mean(less | {"mean": -less["mean"]}), f"{theirs:.2f}"]
         row += [mean(test["kl_nats"]), schedule(run), f"{test['samples']} x {test['images']}"]
         lines += [*table(head, [row]), "", *picture_lines(name), "```", command(alone, runs[alone]), command(name, run)]
-    said = (
-        "The published 28x28 images were not at hand; these are the same drawings, made into pixels anew, so that only"
-    )
+    said = "The published images were not at hand; these are the same drawings, made into 28x28 pixels anew: only"
     more = "what the code brings may be compared with the paper, and that with care."
     return ["## OMNIGLOT drawings, a stand-in", "", said, more, "", *lines, "```", ""] if lines else []
 

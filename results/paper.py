@@ -27,7 +27,7 @@ PAPER_DIFFERENCES = {
 """Of models that its tables have no row for."""
 TEST_IMAGES = {"static-mnist": 10_000, "dynamic-mnist": 10_000, "omniglot": 8_070, "caltech101": 2_307}
 STAND_IN = "omniglot (not the published files)"
-"""The drawings of OMNIGLOT made into 28x28 pixels by somebody else: its figures never stand beside the paper's."""
+"""The drawings of OMNIGLOT made into 28x28 pixels anew: figures on it never stand beside the paper's."""
 WIRINGS = {
     (5, 1, None): "R1: 5 residual blocks of one masked convolution",
     (6, 2, (0, 0, 1, 1)): "R2: 3 residual blocks of two",

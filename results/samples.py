@@ -6,6 +6,7 @@ results/samples/NAME.json, from which `results/make.py` makes RESULTS.md.
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from vlae_fast import VLAE, checkpoint, pretrained
@@ -15,6 +16,9 @@ from vlae_fast.portable import log_mean_exp
 
 HERE = Path(__file__).parent
 GROUPS = (16, 64, 256, 1024, 4096)
+"""Importance samples of an image that are taken together."""
+IMAGES = 100
+"""Test images, evenly apart."""
 SEED = 0
 
 
@@ -22,11 +26,10 @@ def main() -> None:
     """Writes the file and says what is in it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="shipped weights, on the test images of their data set")
-    parser.add_argument("--images", type=int, default=100, help="of the test images, the first of each hundred")
     options = parser.parse_args()
     config = checkpoint.read_json(pretrained.folder_of(options.name) / "config.json")
     split = load(config["training"]["data"]).test
-    images = split.fixed()[:: len(split) // options.images][: options.images]
+    images = split.fixed()[:: len(split) // IMAGES][:IMAGES]
     reconstruction, kl = VLAE.from_pretrained(options.name).sampled_bounds(images, GROUPS[-1], seed=SEED)
     weights = reconstruction - kl
     nll = {samples: -log_mean_exp(weights.view(len(images), -1, samples)).mean(1) for samples in GROUPS}
@@ -34,7 +37,7 @@ def main() -> None:
     content = {
         "images": len(images),
         "nll_nats": {str(samples): nll[samples].mean().item() for samples in GROUPS},
-        "more_nats": {str(s): {"mean": m.mean, "standard_error": m.standard_error} for s, m in more.items()},
+        "more_nats": {str(samples): asdict(mean) for samples, mean in more.items()},
     }
     target = HERE / "samples" / f"{options.name}.json"
     target.parent.mkdir(exist_ok=True)

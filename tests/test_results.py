@@ -54,6 +54,12 @@ def test_other_data_never_stand_beside_the_papers(make, tmp_path, data, tested):
         make.collected("copied")
 
 
+def test_the_stand_in_stands_apart(make, tmp_path):
+    make.collect(run_folder(tmp_path / "run", make.STAND_IN, make.STAND_IN))
+    assert [path.name for path in (tmp_path / "stand-ins").iterdir()] == ["run.json"]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_published_data_do(make, tmp_path):
     shutil.copytree(RESULTS / "runs", tmp_path / "runs")
     make.collect(run_folder(tmp_path / "run", "caltech101", "caltech101"))

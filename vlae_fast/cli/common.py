@@ -126,13 +126,13 @@ class ModelOptions(Options):
             training = dataclasses.replace(training, data_dir=str(self.data_dir))
         if own:
             training = dataclasses.replace(training, image_size=f"{model.config.height}x{model.config.width}")
-        if self.data is not None and own and self.split is None:
+        another = self.data is not None and own and (learned_from is None or learned_from != _digest(training))
+        if another and self.split is None:
             whole = read_images(training.data, (model.config.height, model.config.width))
-            if learned_from is None or learned_from != _digest(training):
-                kind = "dynamic" if whole.dynamic else "static"
-                lines = [f"{training.data}: all {len(whole)} images, {kind}, ink {whole.ink():.1%}"]
-                lines += [f"WARNING: {doubt}" for doubt in whole.doubts()]
-                return Images(training.data, "all", whole, "\n".join(lines))
+            kind = "dynamic" if whole.dynamic else "static"
+            lines = [f"{training.data}: all {len(whole)} images, {kind}, ink {whole.ink():.1%}"]
+            lines += [f"WARNING: {doubt}" for doubt in whole.doubts()]
+            return Images(training.data, "all", whole, "\n".join(lines))
         dataset = load_data(training, run if self.data is None else None)
         if self.data is None and learned_from not in (None, dataset.digest()):
             raise ValueError(
@@ -146,7 +146,7 @@ class ModelOptions(Options):
 
 
 def _digest(training: TrainConfig) -> str | None:
-    """Of the data of a training; None where they are too few for one."""
+    """Of the data of a training; None where they cannot be any, as they are too few to hold some out."""
     try:
         return load_data(training).digest()
     except DataError:

@@ -34,7 +34,7 @@ class Train(Options):
     epochs: float | None = None
     """Stop after so many epochs since the run began. Without either, train until Ctrl-C."""
     preset: str = "paper"
-    """Configuration that the --model flags start from: paper or tiny; with --start-from, that model's."""
+    """Configuration that the --model flags start from: paper or tiny; with --start-from, unless said, that model's."""
     training: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
     """How to train."""
     model: VLAEConfig = field(default_factory=VLAEConfig)
