@@ -277,3 +277,12 @@ def test_what_cannot_be_written_leaves_the_state_alone(bars, tmp_path, case, mon
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert contents(out) == before
     assert trainer(bars, out).progress.step == 10
+
+
+def test_a_model_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+    model = VLAE(TINY)
+    with monkeypatch.context() as patch:
+        FAILURES["full disk"](patch)
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            model.save_pretrained(tmp_path / "new" / "model")
+    assert list(tmp_path.iterdir()) == []

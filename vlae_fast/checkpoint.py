@@ -61,10 +61,12 @@ def write_file(path: str | Path, *content: Bytes) -> None:
     """
     path = checks.path("path", path)
     temporary = beside(path)
+    made: list[Path] = []
     try:
         if is_special(path):
             write_through(path, content)
             return
+        made = _missing(path.parent)
         make_folder(path.parent)
         try:
             temporary.unlink(missing_ok=True)
@@ -80,6 +82,9 @@ def write_file(path: str | Path, *content: Bytes) -> None:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for folder in made:
+                folder.rmdir()
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -155,10 +160,15 @@ def _take_over_mode(old: Path, new: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Makes a folder and those above it, durable as `write_file` is. Raises OSError."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    missing = _missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for part in missing:
         sync_folder(part.parent)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """What is not there of a folder and those above it."""
+    return [part for part in (folder, *folder.parents) if not part.exists()]
 
 
 def sync_folder(folder: Path) -> None:
