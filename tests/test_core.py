@@ -1,6 +1,7 @@
 """What works with torch, numpy and safetensors alone, without the packages of the extra `cli`."""
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+import vlae_fast
 
 CODE = """
 import runpy, sys
@@ -53,3 +56,23 @@ def test_the_core_needs_no_extra_and_the_rest_names_it(tmp_path: Path) -> None:
     assert f"\nvlae-fast {version('vlae_fast')}\n" in result.stdout
     assert re.fullmatch(f"vlae-fast: {mend}", result.stderr)
     assert result.returncode == 1
+
+
+MODULES = """
+import vlae_fast
+assert {"accelerate", "data", "distributed", "latent", "Trainer", "ops"} <= {*dir(vlae_fast)}
+print(vlae_fast.distributed.ALONE.size, vlae_fast.latent.__name__, vlae_fast.data.load.__name__)
+"""
+
+
+def test_modules_are_imported_as_they_are_named() -> None:
+    result = subprocess.run([sys.executable, "-c", MODULES], capture_output=True, text=True)
+    assert result.stdout == "1 vlae_fast.latent load\n", result.stderr
+
+
+def test_an_unbuilt_checkout_says_so(tmp_path: Path) -> None:
+    package = Path(vlae_fast.__file__).parent
+    shutil.copytree(package, tmp_path / "vlae_fast", ignore=shutil.ignore_patterns("*.so", "weights"))
+    code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; import vlae_fast"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "ImportError: vlae_fast: its compiled part cannot be loaded; in an unbuilt checkout" in result.stderr

@@ -13,8 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.export import Dim, export
-from torch.nn.utils import parametrize, prune
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -220,36 +218,6 @@ def lbfgs(case):
     assert optimizer.step(closure) > closure()
 
 
-class Doubled(nn.Module):
-    """A parametrization that changes nothing: it halves what it stores."""
-
-    def forward(self, stored):
-        return 2 * stored
-
-    def right_inverse(self, value):
-        return value / 2
-
-
-def parametrized(case):
-    for module in list(case.model.modules()):
-        for name in [name for name, _ in module.named_parameters(recurse=False)]:
-            parametrize.register_parametrization(module, name, Doubled())
-    case.trains(case.model, case.model)
-    case.trains(case.model.double().float(), case.model)
-
-
-def pruned(case):
-    for part, name in (("encoder.dense", "v"), ("pixelcnn", "hidden_v"), ("prior_flow", "hidden2_v")):
-        prune.identity(case.model.get_submodule(part), name)
-    case.trains(case.model, case.model)
-
-
-def averaged(case):
-    average = AveragedModel(case.model)
-    average.update_parameters(case.model)
-    case.scores(average)
-
-
 def activations_recomputed(case):
     case.trains(lambda x, noise: checkpoint(case.model, x, noise=noise, use_reentrant=False), case.model)
 
@@ -287,6 +255,21 @@ def compiled(case):
     case.trains(torch.compile(case.model, fullgraph=True, backend="aot_eager"), case.model)
 
 
+def compiled_with_sizes_and_numbers_that_change(case):
+    for call, dynamic in (
+        (lambda x, t: case.model(x).elbo, True),
+        (lambda x, t: case.model.reconstruct(x), True),
+        (lambda x, t: case.model.sample(len(x), temperature=t), False),
+    ):
+        torch._dynamo.reset()
+        compiled = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="eager")
+        for images, temperature in ((case.images, 1.0), (case.images[:2], 0.7), (case.images, 0.5)):
+            torch.manual_seed(0)
+            found = compiled(images, temperature)
+            torch.manual_seed(0)
+            assert_close(found, call(images, temperature))
+
+
 def exported_with_a_dynamic_batch(case):
     """3 s."""
     batch = Dim("batch")
@@ -322,15 +305,13 @@ HABITS = [
     frozen_parts,
     gradient_of_the_images,
     lbfgs,
-    parametrized,
-    pruned,
-    averaged,
     activations_recomputed,
     activations_offloaded,
     anomalies_detected,
     deterministic_algorithms,
     fake_tensors,
     compiled,
+    compiled_with_sizes_and_numbers_that_change,
     exported_with_a_dynamic_batch,
 ]
 

@@ -1,6 +1,7 @@
 """The ops as torch operators: fake bodies, gradients, torch.compile, backends, errors that name the argument."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from vlae_fast import PixelCNNSpec, ops, reference, use_backend
 F64 = torch.float64
 
 
+GRADIENTS = [op for op in DIFFERENTIABLE if op != "exp"]
+"""Of these ops they are operators; that of exp is its result."""
+
 every_op = pytest.mark.parametrize("op", CASES)
 
 
@@ -19,7 +23,7 @@ every_op = pytest.mark.parametrize("op", CASES)
 def operator_calls(monkeypatch):
     """Every call of a vlae_fast operator: (overload, arguments)."""
     calls = []
-    for name in CASES:
+    for name in [*CASES, *(f"{op}_backward" for op in GRADIENTS)]:
         packet = getattr(torch.ops.vlae_fast, name)
 
         class Recorder:
@@ -41,6 +45,22 @@ def test_opcheck(op, operator_calls, monkeypatch):
     ((overload, args),) = operator_calls
     monkeypatch.undo()
     torch.library.opcheck(overload, args)
+
+
+@pytest.mark.parametrize("op", GRADIENTS)
+def test_opcheck_of_gradients(op, operator_calls, monkeypatch):
+    """Without what is optional: gradients that are empty are not one tensor."""
+    arguments = mapped(CASES[op](), lambda t: t.clone().requires_grad_())
+    arguments |= {name: None for name in ("hidden_context", "gates") if name in arguments}
+    if op in ("made_forward", "made_inverse"):
+        layers = (layer._replace(context=False, gated=False) for layer in arguments["spec"].layers)
+        arguments["spec"] = replace(arguments["spec"], layers=tuple(layers))
+    sum(t.sum() for t in outputs(getattr(ops, op)(**arguments))).backward()
+    calls = [call for call in operator_calls if "backward" in str(call[0])]
+    monkeypatch.undo()
+    for overload, args in calls:
+        torch.library.opcheck(overload, args, test_utils=("test_schema", "test_faketensor"))
+    assert len(calls) == 1
 
 
 @every_op

@@ -5,6 +5,7 @@ import operator
 import os
 import re
 import reprlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,7 +117,7 @@ def real(name: str, value: Any, *, positive: bool = False) -> float:
     Raises TypeError (no number) or ValueError (not finite, or not > 0 where `positive`) that names the argument.
     """
     number = value if type(value) is float else _float(name, value)
-    if not math.isfinite(number) or (positive and number <= 0):
+    if not abs(number) <= sys.float_info.max or (positive and number <= 0):  # no math.isfinite in torch.compile
         wanted = "positive" if positive else "finite"
         raise ValueError(f"{name}: a {wanted} number wanted, got {shown(value)}")
     return number

@@ -32,7 +32,7 @@ def check_parameter(parameter: Tensor) -> None:
     if parameter.dtype != torch.float32 and not reference_chosen():
         raise TypeError(
             f"model: float32 parameters wanted, got {parameter.dtype}; half precision comes by torch.autocast around a "
-            "float32 model, other dtypes run under vlae_fast.use_backend('reference')"
+            "float32 model, other dtypes (torch's default as it was made?) run under vlae_fast.use_backend('reference')"
         )
 
 
@@ -52,7 +52,10 @@ def check_result(*results: Tensor) -> None:
 
 
 def check_images(images: Any, like: Tensor, config: VLAEConfig) -> None:
-    """Images are [N, 1, H, W] of 0 and 1, of the dtype and on the device of `like`; TypeError or ValueError else."""
+    """Images are [N, 1, H, W] of 0 and 1, of the dtype and on the device of `like`; TypeError or ValueError else.
+
+    Their values are not looked at on a GPU, nor under torch.compile and torch.func (`ops.values`).
+    """
     H, W = config.height, config.width
     check_dense("images", images)
     if images.dtype != like.dtype:

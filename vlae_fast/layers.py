@@ -6,6 +6,7 @@ deviation.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "ResNet",
     "ResNetBlock",
     "Weights",
+    "compute_pruned",
     "initialization",
     "plain_weights",
 ]
@@ -54,15 +56,14 @@ class _Initializable(nn.Module):
         return {}
 
     def set_constants(self) -> None:
-        """Makes buffers of `constants`, on the device and in the dtype of the parameters."""
+        """Makes attributes of `constants`, on the device and in the dtype of the parameters."""
         like = next(self.parameters())
         with torch.device(like.device):
             for name, value in self.constants().items():
                 value = value.to(like.dtype) if value.is_floating_point() else value
-                self.register_buffer(name, value, persistent=False)
+                setattr(self, name, value)
 
-    # Anew after whatever moves or replaces the parameters: `to_empty` leaves a buffer's memory as it finds it, and
-    # `load_state_dict(assign=True)` leaves the buffers of a model on the meta device there.
+    # No buffers, which others average and cast: made anew after whatever moves or replaces the parameters.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def apply(t: Tensor) -> Tensor:  # a stack of filters as one: torch's memory formats are for four axes
@@ -98,10 +99,23 @@ class _Initializable(nn.Module):
         return g.view(shape) * t + b.view(shape)
 
 
+def compute_pruned(module: nn.Module) -> None:
+    """What torch.nn.utils.prune and its like do as a module is called: ours are read without a call."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            hook(module, ())
+
+
 @contextmanager
 def initialization(model: nn.Module) -> Iterator[None]:
-    """Within it a forward pass of `model` is its data-dependent initialisation."""
+    """Within it a forward pass of `model` is its data-dependent initialisation.
+
+    Raises ValueError where a gain or bias is no parameter of its own, so that it cannot be set.
+    """
     modules = [module for module in model.modules() if isinstance(module, _Initializable)]
+    for name, _ in model.named_parameters():
+        if re.search(r"[gb]_orig$|parametrizations\.\w*[gb]\.", name):
+            raise ValueError(f"model: initialize it before its gains and biases are computed from others, like {name}")
     try:
         with torch.no_grad():
             for module in modules:
@@ -136,6 +150,8 @@ Weights = Mapping[Layer, Tensor]
 def plain_weights(network: nn.Module) -> Weights:
     """Of all layers in a network, in one call."""
     layers = [module for module in network.modules() if isinstance(module, Layer)]
+    for layer in layers:
+        compute_pruned(layer)
     weights = ops.weight_norms([x.v for x in layers], [x.g for x in layers], [x.axis for x in layers])
     return dict(zip(layers, weights, strict=True))
 
@@ -232,6 +248,7 @@ class MADEFlow(_Initializable):
 
     def params(self) -> MADEFlowParams:
         """Plain weights for the ops."""
+        compute_pruned(self)
         return MADEFlowParams(
             self._weight("hidden1"),
             self.hidden1_b,
@@ -296,6 +313,7 @@ class PixelCNN(_Initializable):
 
     def params(self) -> PixelCNNParams:
         """Plain weights for the ops."""
+        compute_pruned(self)
         hidden_v, pointwise_v = self.hidden_v * self.hidden_mask, self.pointwise_v.flatten(0, 2)
         first, hidden, pointwise, last = ops.weight_norms(
             [self.input_v * self.input_mask, hidden_v.flatten(0, 1), pointwise_v, self.output_v],

@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vlae_fast.config import VLAEConfig
 from vlae_fast.distributions import FlowPosterior, FlowPrior
 from vlae_fast.inpainting import DECISIONS, START_ROUNDS, Noises, State, metropolis
 from vlae_fast.inputs import check_codes, check_given, check_has_values, check_images, check_parameter, check_result
-from vlae_fast.layers import MADEFlow, PixelCNN, Weights, initialization
+from vlae_fast.layers import MADEFlow, PixelCNN, Weights, compute_pruned, initialization
 from vlae_fast.networks import Decoder, Encoder, images_at_once
 from vlae_fast.portable import log_mean_exp
 from vlae_fast.report import Report, silent
@@ -45,9 +45,9 @@ class VLAE(nn.Module):
         c = config
         latent = c.conditioning == "latent"
         self.encoder = Encoder(c) if latent else None
-        """Moments of q(z|x); None without a latent code."""
+        """Moments of q(z|x); None without a latent code. One of your own takes what `Encoder.forward` takes."""
         self.decoder = Decoder(c) if latent else None
-        """From z to context maps; None without a latent code."""
+        """From z to context maps; None without a latent code. One of your own takes what `Decoder.forward` takes."""
         self.prior_flow, self.posterior_flow = (
             MADEFlow(c.latent_size, c.flow_hidden, c.flow_steps, c.flow_scale)
             if latent and kind in ("af", "iaf")
@@ -83,6 +83,8 @@ class VLAE(nn.Module):
         check_result(mean, log_std)
         base = Independent(Normal(mean, ops.exp(log_std)), 1)
         return base if self.posterior_flow is None else FlowPosterior(base, self.posterior_flow, context)
+
+    __call__: Callable[..., Bound]
 
     def forward(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
         """The same as `elbo`."""
@@ -130,6 +132,7 @@ class VLAE(nn.Module):
 
     def _context(self, z: Tensor | None, n: int, weights: Weights | None = None) -> Tensor | None:
         """Context maps [n, K, H, W] of the PixelCNN, or logits [n, 1, H, W] of a factorized decoder."""
+        compute_pruned(self)
         if self.decoder is not None:
             maps: Tensor = self.decoder(z, weights)
             return maps
@@ -142,7 +145,7 @@ class VLAE(nn.Module):
         """log p(x|z) and log q(z|x) - log p(z) for `samples` codes z from q(z|x) of each image: float64 [N, samples].
 
         In nats; their difference is the logarithm of an importance weight. The noise of code k of image i depends on
-        (seed, first + i, k) alone.
+        (seed, first + i, k) alone. Without gradients: `elbo` of repeated images has those of more samples.
         """
         images = self._checked(images)
         samples, seed, first = whole("samples", samples, 1, 2**31), whole("seed", seed), whole("first", first)
@@ -365,10 +368,11 @@ class VLAE(nn.Module):
         """Writes `config.json` and `model.safetensors` (float32).
 
         Raises CheckpointError, nothing written, where a parameter holds NaN or infinity (it is named), or where the
-        folder holds a training or cannot be written.
+        folder holds a training or cannot be written; ValueError where `from_pretrained` would not read it, as a part is
+        not what the config tells: an encoder of your own, parametrized or pruned weights.
         """
         check_has_values(next(self.parameters()))
-        pretrained.save(path("folder", folder), self.config, {k: v.float() for k, v in self.state_dict().items()})
+        pretrained.save(path("folder", folder), self)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "VLAE":
@@ -377,12 +381,7 @@ class VLAE(nn.Module):
         It is float32, on torch's default device; torch's random state stays as it is. A folder goes before shipped
         weights of its name. Raises CheckpointError (a ValueError) that names the file at fault.
         """
-        folder = pretrained.folder_of(name_or_folder)
-        with torch.device("meta"):
-            model = cls(pretrained.config_of(folder)).float()
-        tensors = pretrained.tensors_of(folder, model.state_dict())
-        model.load_state_dict(tensors, assign=True)
-        return model.to(torch.get_default_device())
+        return pretrained.load(cls, name_or_folder)
 
     def _like(self) -> Tensor:
         """A tensor of the model's device and dtype, once these are known to be such that the model can run."""

@@ -46,7 +46,7 @@ class AveragingAdamax(torch.optim.Adamax):
     def _move(self, group: dict[str, Any], weight: Tensor, grad: Tensor, average: Tensor) -> None:
         state = self.state[weight]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros_like(_ONE)
             state["exp_avg"], state["exp_inf"] = torch.zeros_like(weight), torch.zeros_like(weight)
         moments = state["exp_avg"], state["exp_inf"]
         assert all(_plain(t) and _same_shape(weight, t) for t in (grad, *moments))

@@ -5,17 +5,20 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from vlae_fast import checkpoint, checks
 from vlae_fast.checkpoint import CheckpointError, read_json
 from vlae_fast.config import VLAEConfig, from_dict
 
-__all__ = ["config_of", "folder_of", "is_run", "save", "shipped", "tensors_of", "write_weights"]
+__all__ = ["config_of", "folder_of", "is_run", "load", "save", "shipped", "tensors_of", "write_weights"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 WEIGHTS = Path(__file__).parent / "weights"
 _BOUND = "config_sha256"
@@ -56,19 +59,40 @@ def config_of(folder: Path) -> VLAEConfig:
         raise CheckpointError(str(error)) from None
 
 
-def save(folder: Path, config: VLAEConfig, tensors: Mapping[str, Tensor]) -> None:
+def save(folder: Path, model: Any) -> None:
     """Writes a model. Killed between its two files it leaves a pair that does not load, never a mixture.
 
-    Raises CheckpointError where the folder holds a training or somebody else's `config.json`, or cannot be written.
+    Raises CheckpointError where the folder holds a training or somebody else's `config.json`, or cannot be written;
+    ValueError where `load` would not read it.
     """
+    tensors = {name: t.float() for name, t in model.state_dict().items()}
+    told = _empty(type(model), model.config).state_dict()
+    for name, _ in sorted({(name, t.shape) for name, t in tensors.items()} ^ {(n, t.shape) for n, t in told.items()}):
+        raise ValueError(
+            f"model: {name} is not what its config tells, so it could not be loaded; save its state_dict()"
+        )
     if is_run(folder):
         raise CheckpointError(f"{folder}: holds a training, which would be lost; save to another folder")
     path = folder / "config.json"
     if os.path.lexists(path) and not _has_model(read_json(path)):
         raise CheckpointError(f"{path}: of something else, which would be lost; save to another folder")
-    content = json.loads(json.dumps({"model": dataclasses.asdict(config)}))  # tuples become lists
+    content = json.loads(json.dumps({"model": dataclasses.asdict(model.config)}))  # tuples become lists
     write_weights(folder, content, tensors)
     checkpoint.write_json(path, content)
+
+
+def load(kind: type[Model], name_or_folder: str | Path) -> Model:
+    """A model of this class as `save` wrote it, or a training. Raises CheckpointError that names the file at fault."""
+    folder = folder_of(name_or_folder)
+    model = _empty(kind, config_of(folder))
+    model.load_state_dict(tensors_of(folder, model.state_dict()), assign=True)
+    return model.to(torch.get_default_device())
+
+
+def _empty(kind: Callable[[VLAEConfig], Model], config: VLAEConfig) -> Model:
+    """A float32 model without values."""
+    with torch.device("meta"):
+        return kind(config).float()
 
 
 def write_weights(folder: Path, content: Any, tensors: Mapping[str, Tensor]) -> None:

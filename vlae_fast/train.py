@@ -90,7 +90,7 @@ class Trainer:
         start = VLAE.from_pretrained(config.start_from) if world.first and config.start_from and not resumed else None
         torch.manual_seed(config.seed)
         with torch.device("cpu"):
-            self.model = VLAE(model)
+            self.model = VLAE(model).float()  # whatever torch's default dtype is
         """What the optimiser moves."""
         if start is not None:
             self._start_from(start)

@@ -112,7 +112,7 @@ def decompress(
     count = found.count - first if count is None else whole("count", count, 0, found.count - first)
     seed = whole("seed", seed)
     function("report", report)
-    images = [torch.empty(0, 1, model.config.height, model.config.width)]
+    images = [next(model.parameters()).new_empty(0, 1, model.config.height, model.config.width)]
     groups = range(first // found.group, -(-(first + count) // found.group)) if count else range(0)
     with exact.arithmetic():
         for i in groups:

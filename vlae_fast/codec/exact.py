@@ -117,7 +117,7 @@ class Exact:
         """What the PixelCNN is told of n images, [n, K, H, W]. Raises NonFiniteError for a model of huge weights."""
         context = self.model._context(None if z is None else torch.from_numpy(z), n, self._decoder_weights)
         if context is None:
-            context = torch.empty(n, 0, self.config.height, self.config.width)
+            context = next(self.model.parameters()).new_empty(n, 0, self.config.height, self.config.width)
         check_result(context)
         return context.contiguous()
 
@@ -127,7 +127,7 @@ class Exact:
 
     def pop_pixels(self, coders: Coders, context: Tensor) -> Tensor:
         """The images on top."""
-        images = torch.empty(len(coders), 1, *context.shape[2:])
+        images = context.new_empty(len(coders), 1, *context.shape[2:])
         pixelcnn_code(images, context, self._pixelcnn, self._wiring, coders.arguments(), True)
         return images
 

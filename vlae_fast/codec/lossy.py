@@ -54,15 +54,15 @@ def picked(
     The least of t_k / w_k, where w_k = q(z_k|x) / p(z_k) and t_0 < t_1 < ... are exponential variables in order.
     """
     N, start = len(mean), 0
-    ratio, generator = _Ratio(mean, std), torch.Generator().manual_seed(seed)
-    time, best = torch.zeros(N, dtype=torch.float64), torch.full((N,), -torch.inf)
-    number = torch.zeros(N, dtype=torch.int64)
+    ratio, generator = _Ratio(mean, std), torch.Generator("cpu").manual_seed(seed)
+    time = torch.zeros(N, dtype=torch.float64, device="cpu")
+    best, number = torch.full_like(time, -torch.inf, dtype=torch.float32), torch.zeros_like(time, dtype=torch.int64)
     for codes in blocks:
         numbers = np.arange(start, start + len(codes[0]))
         gap = torch.from_numpy(n / (n - numbers))  # mean of t_k - t_(k-1), but for a factor
         for first in range(0, N, _IMAGES):
             rows = slice(first, first + _IMAGES)
-            waits = torch.empty(len(time[rows]), len(numbers)).exponential_(generator=generator)
+            waits = best.new_empty(len(time[rows]), len(numbers)).exponential_(generator=generator)
             times = (waits * gap).cumsum(1).add_(time[rows, None])
             top, where = (ratio.at(*codes, rows) - times.log().float()).max(1)
             better = top > best[rows]

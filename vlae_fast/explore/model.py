@@ -96,7 +96,7 @@ def _flow(flow: MADEFlow | None) -> Iterator[bytes]:
     for name in ("hidden1", "hidden2", "output"):
         v, g, b, live = (getattr(flow, f"{name}_{part}") for part in ("v", "g", "b", "live"))
         v = v.flatten(0, 1)
-        yield from _halves(v[torch.arange(v.shape[1]) < live[:, None]], g, b)
+        yield from _halves(v[torch.arange(v.shape[1], device=live.device) < live[:, None]], g, b)
 
 
 def _pixelcnn(net: PixelCNN) -> Iterator[bytes]:

@@ -44,8 +44,7 @@ class _Point:
 
 def _flat(dx: Tensor, net: NetGradients) -> list[Tensor]:
     """[dx, dweight, dbias, dhidden_context, dgates]; the last two may be empty."""
-    nothing = dx.new_zeros(0)
-    optional = (nothing if t is None else t for t in (net.dhidden_context, net.dgates))
+    optional = (dx.new_zeros(0) if t is None else t for t in (net.dhidden_context, net.dgates))
     return [dx, net.dweight, net.dbias, *optional]
 
 
