@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from vlae_fast import checkpoint, checks
 from vlae_fast.checkpoint import CheckpointError, read_json
@@ -66,7 +67,7 @@ def save(folder: Path, model: Any) -> None:
     ValueError where `load` would not read it.
     """
     tensors = {name: t.float() for name, t in model.state_dict().items()}
-    told = _empty(type(model), model.config).state_dict()
+    told = _empty(type_before_parametrizations(model), model.config).state_dict()
     for name, _ in sorted({(name, t.shape) for name, t in tensors.items()} ^ {(n, t.shape) for n, t in told.items()}):
         raise ValueError(
             f"model: {name} is not what its config tells, so it could not be loaded; save its state_dict()"
