@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vlae_fast import VLAE
+from vlae_fast import VLAE, use_backend
 
 PRUNED = (
     ("encoder.dense", "v"),
@@ -103,6 +103,17 @@ def test_averaged(options):
     for _ in range(30):
         average.update_parameters(case.model)
     case.scores(average)
+
+
+def test_constants_follow_a_replica():
+    """Of nn.DataParallel: a copy of the module, then parameters on another device."""
+    model = VLAE(CONFIG)
+    for module in (model.prior_flow, model.pixelcnn):
+        replica = module._replicate_for_data_parallel()
+        replica._parameters = {name: p.to("meta") for name, p in module.named_parameters()}
+        with use_backend("reference"):
+            assert all(t.is_meta for t in replica.params())
+        assert not any(t.is_meta for t in module.params())
 
 
 class OwnEncoder(nn.Module):

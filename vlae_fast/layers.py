@@ -63,7 +63,8 @@ class _Initializable(nn.Module):
                 value = value.to(like.dtype) if value.is_floating_point() else value
                 setattr(self, name, value)
 
-    # No buffers, which others average and cast: made anew after whatever moves or replaces the parameters.
+    # No buffers, which others average: made anew after whatever moves or replaces the parameters, and moved beside
+    # those of a replica (nn.DataParallel) as they are used.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def apply(t: Tensor) -> Tensor:  # a stack of filters as one: torch's memory formats are for four axes
@@ -256,12 +257,12 @@ class MADEFlow(_Initializable):
             self.hidden2_b,
             self._weight("output"),
             self.output_b,
-            self.degrees,
+            self.degrees.to(self.hidden1_b.device),
         )
 
     def _weight(self, name: str) -> Tensor:
         v, g, live = (getattr(self, f"{name}_{part}") for part in ("v", "g", "live"))
-        return ops.weight_norm(v.flatten(0, 1), g.flatten(), live).view_as(v)
+        return ops.weight_norm(v.flatten(0, 1), g.flatten(), live.to(v.device)).view_as(v)
 
     def forward(self, z: Tensor, hidden_context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density direction: z [N, D], hidden_context [N, T, M] or None -> eps [N, D], log_det [N]."""
@@ -314,9 +315,13 @@ class PixelCNN(_Initializable):
     def params(self) -> PixelCNNParams:
         """Plain weights for the ops."""
         compute_pruned(self)
-        hidden_v, pointwise_v = self.hidden_v * self.hidden_mask, self.pointwise_v.flatten(0, 2)
+        input_v = self.input_v * self.input_mask.to(self.input_v.device)
+        hidden_v, pointwise_v = (
+            self.hidden_v * self.hidden_mask.to(self.hidden_v.device),
+            self.pointwise_v.flatten(0, 2),
+        )
         first, hidden, pointwise, last = ops.weight_norms(
-            [self.input_v * self.input_mask, hidden_v.flatten(0, 1), pointwise_v, self.output_v],
+            [input_v, hidden_v.flatten(0, 1), pointwise_v, self.output_v],
             [self.input_g, hidden_v.new_ones(hidden_v.shape[:2].numel()), self.pointwise_g.flatten(), self.output_g],
             [0, 0, 0, 0],
         )
