@@ -307,16 +307,21 @@ def test_paths_are_texts_or_paths_and_may_begin_at_home(kind, tmp_path, monkeypa
     assert {path.name for path in tmp_path.iterdir()} == {"run", "model", "grid.png", "own.npy"}
 
 
+def compressed(model, images):
+    """Losslessly and lossily."""
+    return [codec.compress(model, images), codec.compress(model, images, lossy=True, bits=6)]
+
+
 def test_the_default_device_is_that_of_new_tensors_alone(tmp_path):
     """As of `torch.set_default_device("cuda")`, with a model on the CPU."""
     mine, data = model(), dataset()
     images = mine.sample(3, seed=1)
-    files = [codec.compress(mine, images), codec.compress(mine, images, lossy=True, bits=6)]
+    files = compressed(mine, images)
     drawn = codec.decompress(mine, files[1])
     with torch.device("meta"):
         evaluate(mine, data.test, samples=2, folder=tmp_path)
         trainer(data=data, out=tmp_path / "run").run(epochs=0.1)
-        assert [codec.compress(mine, images), codec.compress(mine, images, lossy=True, bits=6)] == files
+        assert compressed(mine, images) == files
         assert torch.equal(codec.decompress(mine, files[0]), images)
         assert torch.equal(codec.decompress(mine, files[1]), drawn)
         explore.page(mine, name="a", trained_on="b")
@@ -325,10 +330,10 @@ def test_the_default_device_is_that_of_new_tensors_alone(tmp_path):
 def test_the_default_dtype_is_that_of_new_tensors_alone(tmp_path):
     mine, data = model(), dataset()
     images = mine.sample(3, seed=1)
-    files = [codec.compress(mine, images), codec.compress(mine, images, lossy=True, bits=6)]
+    files = compressed(mine, images)
     torch.set_default_dtype(torch.float64)
     try:
-        assert [codec.compress(mine, images), codec.compress(mine, images, lossy=True, bits=6)] == files
+        assert compressed(mine, images) == files
         assert torch.equal(codec.decompress(mine, files[0]), images)
         trainer(data=data, out=tmp_path / "run").run(epochs=0.1)
     finally:

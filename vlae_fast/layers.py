@@ -101,7 +101,10 @@ class _Initializable(nn.Module):
 
 
 def compute_pruned(module: nn.Module) -> None:
-    """What torch.nn.utils.prune and its like do as a module is called: ours are read without a call."""
+    """Runs the hooks by which torch.nn.utils.prune and its like compute a weight anew as its module is called.
+
+    To be called before the weights of a module are read without a call of it.
+    """
     for hook in module._forward_pre_hooks.values():
         if type(hook).__module__.startswith("torch.nn.utils."):
             hook(module, ())
@@ -114,7 +117,7 @@ def initialization(model: nn.Module) -> Iterator[None]:
     Raises ValueError where a gain or bias is no parameter of its own, so that it cannot be set.
     """
     modules = [module for module in model.modules() if isinstance(module, _Initializable)]
-    for name, _ in model.named_parameters():
+    for name, _ in (parameter for module in modules for parameter in module.named_parameters()):
         if re.search(r"[gb]_orig$|parametrizations\.\w*[gb]\.", name):
             raise ValueError(f"model: initialize it before its gains and biases are computed from others, like {name}")
     try:
@@ -316,10 +319,8 @@ class PixelCNN(_Initializable):
         """Plain weights for the ops."""
         compute_pruned(self)
         input_v = self.input_v * self.input_mask.to(self.input_v.device)
-        hidden_v, pointwise_v = (
-            self.hidden_v * self.hidden_mask.to(self.hidden_v.device),
-            self.pointwise_v.flatten(0, 2),
-        )
+        hidden_v = self.hidden_v * self.hidden_mask.to(self.hidden_v.device)
+        pointwise_v = self.pointwise_v.flatten(0, 2)
         first, hidden, pointwise, last = ops.weight_norms(
             [input_v, hidden_v.flatten(0, 1), pointwise_v, self.output_v],
             [self.input_g, hidden_v.new_ones(hidden_v.shape[:2].numel()), self.pointwise_g.flatten(), self.output_g],

@@ -84,7 +84,7 @@ class VLAE(nn.Module):
         base = Independent(Normal(mean, ops.exp(log_std)), 1)
         return base if self.posterior_flow is None else FlowPosterior(base, self.posterior_flow, context)
 
-    __call__: Callable[..., Bound]
+    __call__: Callable[..., Bound]  # of any nn.Module it is Any
 
     def forward(self, images: Tensor, *, noise: Tensor | None = None) -> Bound:
         """The same as `elbo`."""
@@ -132,10 +132,10 @@ class VLAE(nn.Module):
 
     def _context(self, z: Tensor | None, n: int, weights: Weights | None = None) -> Tensor | None:
         """Context maps [n, K, H, W] of the PixelCNN, or logits [n, 1, H, W] of a factorized decoder."""
-        compute_pruned(self)
         if self.decoder is not None:
             maps: Tensor = self.decoder(z, weights)
             return maps
+        compute_pruned(self)
         return None if self.context_map is None else self.context_map.expand(n, -1, -1, -1)
 
     @torch.no_grad()

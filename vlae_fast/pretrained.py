@@ -68,10 +68,11 @@ def save(folder: Path, model: Any) -> None:
     """
     tensors = {name: t.float() for name, t in model.state_dict().items()}
     told = _empty(type_before_parametrizations(model), model.config).state_dict()
-    for name, _ in sorted({(name, t.shape) for name, t in tensors.items()} ^ {(n, t.shape) for n, t in told.items()}):
-        raise ValueError(
-            f"model: {name} is not what its config tells, so it could not be loaded; save its state_dict()"
-        )
+    others = {(name, t.shape) for name, t in tensors.items()} ^ {(name, t.shape) for name, t in told.items()}
+    if others:
+        name, _ = min(others)
+        what = f"{name} is not what its config tells, so it could not be loaded"
+        raise ValueError(f"model: {what}; save its state_dict()")
     if is_run(folder):
         raise CheckpointError(f"{folder}: holds a training, which would be lost; save to another folder")
     path = folder / "config.json"
